@@ -1,0 +1,452 @@
+"""The LM in this process: model strings ``local/NAME_OR_PATH``.
+
+Nothing heavy is imported before the first call that no cache answers: torch and transformers come with the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import queue
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import AdapterError, ContextTooLongError, HarnessError, LMError, UnknownModelError
+from harness.lm.batches import Batch, Limits, Row, plan
+from harness.lm.request import Completion, Request, Usage
+
+if TYPE_CHECKING:
+    from harness.lm.generate import Decoder, Output
+    from harness.lm.served import ServedModel
+    from harness.train.adapters import Adapters
+    from harness.train.job import Progress, TrainingJob, TrainingResult
+    from harness.train.loader import Loader
+
+__all__ = ["LocalProvider"]
+
+_PREFIX = "local/"
+_PACKAGED = {"nano": Path(__file__).parent.parent / "models" / "nano"}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# What a model is made of: weights, configs, tokenizer. Pickled weights are not among them.
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+_HASHED_WHOLE = 64 * 1024 * 1024
+_EDGE = 1024 * 1024
+
+# A call waits this long for others to share its batch; results do not depend on it.
+_GATHER_SECONDS = 0.002
+# Calls looked at when a batch is put together.
+_WINDOW = 256
+# A GPU is idle on small batches. On a CPU larger ones are slower: their keys and values fall out of the caches.
+_CPU_LIMITS = Limits(rows=64, tokens=8192, cached=32768)
+_GPU_LIMITS = Limits(rows=256, tokens=32768, cached=131072)
+
+
+class LocalProvider:
+    """Serves one ``local/NAME_OR_PATH`` model with any number of adapters, and fine-tunes it.
+
+    ``NAME`` is ``nano`` (the model that comes with the package), a folder, or an id of the Hugging Face hub. One
+    thread owns the model: it batches the calls that wait, whatever adapters they use, and trains between batches.
+    """
+
+    concurrency = 256
+
+    def __init__(self, model: str, adapters: Adapters | None = None, *, loader: Loader | None = None) -> None:
+        """Find the model; nothing is loaded yet.
+
+        Raises:
+            UnknownModelError: ``model`` is no local model string, or names a folder that is not there.
+        """
+        self.model = model
+        self._source = _Source.of(model)
+        self._engine = _Engine(self._source, adapters, loader)
+        # At the interpreter's exit the thread must not be inside torch.
+        self._finalizer = weakref.finalize(self, self._engine.close)
+        self._identity: str | None = None
+
+    def identity(self) -> str:
+        """The model string with a digest of weights, tokenizer and configs.
+
+        Raises:
+            UnknownModelError: the folder holds no safetensors model, or the hub has none of this id.
+        """
+        if self._identity is None:
+            self._identity = f"{self.model}@{self._source.digest()}"
+        return self._identity
+
+    async def complete(self, request: Request) -> Completion:
+        """Answer a request in a batch with others.
+
+        Raises:
+            ContextTooLongError: the prompt fills the model's context.
+            AdapterError: the request's adapter is missing, damaged or made for another model.
+            LMError: the engine failed or was closed.
+        """
+        future: Future[Completion] = Future()
+        self._engine.put(_Call(request, future))
+        return await asyncio.wrap_future(future)
+
+    def train(self, job: TrainingJob, adapters: Adapters, progress: Progress | None = None) -> TrainingResult:
+        """Fine-tune an adapter on the model in memory and store it; blocks until it is done.
+
+        Calls that arrive meanwhile wait. ``progress`` is called from the engine's thread.
+
+        Raises:
+            NothingToTrainError: the job has no examples.
+            TrainingError: memory ran out at the smallest batch, or no example fits the context.
+            AdapterError: the adapter to continue from is missing or damaged, or the new one cannot be written.
+        """
+        abandoned = threading.Event()
+        future: Future[TrainingResult] = Future()
+
+        def work(served: ServedModel) -> TrainingResult:
+            from harness.train.sft import fine_tune
+
+            return fine_tune(served, job, adapters, progress, abandoned.is_set)
+
+        self._engine.put(_Work(work, future))
+        try:
+            return future.result()
+        except BaseException:
+            # The caller was interrupted: let the training stop at its next step instead of holding the engine.
+            abandoned.set()
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the thread and give back the model's memory; calls under way fail with `LMError`."""
+        self._finalizer()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a model's files are: a folder, or a hub id that is looked up when first needed."""
+
+    model: str
+    place: Path | None
+    hub_id: str | None = None
+
+    @classmethod
+    def of(cls, model: str) -> _Source:
+        name = model.removeprefix(_PREFIX)
+        if name == model or not name:
+            raise UnknownModelError(
+                f"{model!r} is no local model: write local/nano, local/PATH or local/ORGANIZATION/MODEL."
+            )
+        if name in _PACKAGED:
+            return cls(model, _existing(model, _PACKAGED[name]))
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return cls(model, _existing(model, path.resolve()))
+        if _HUB_ID.fullmatch(name) is None or ".." in name:
+            raise UnknownModelError(
+                f"{model!r}: there is no folder {path}. Write local/nano for the model that comes with the "
+                "package, the path of a folder with a safetensors model, or an id of the Hugging Face hub."
+            )
+        return cls(model, None, name)
+
+    def folder(self) -> Path:
+        """The model's files on this machine, downloaded where they come from the hub."""
+        if self.place is not None:
+            return self.place
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        hub_id = self.hub_id or ""
+        try:
+            try:
+                found = snapshot_download(hub_id, allow_patterns=list(_MODEL_FILES), local_files_only=True)
+                return _existing(self.model, Path(found))
+            except (LocalEntryNotFoundError, UnknownModelError):
+                found = snapshot_download(hub_id, allow_patterns=list(_MODEL_FILES))
+        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+            raise UnknownModelError(
+                f"{self.model!r}: there is no folder of this name, and the Hugging Face hub gave no model "
+                f"{self.hub_id!r} ({type(error).__name__}). Check the name, the network and, for a gated model, "
+                "your access; local/nano needs none of them."
+            ) from error
+        return _existing(self.model, Path(found))
+
+    def digest(self) -> str:
+        folder = self.folder()
+        if self.hub_id is not None and re.fullmatch(r"[0-9a-f]{40}", folder.name):
+            # A snapshot is named after the commit, which stands for its content on every machine.
+            return folder.name[:32]
+        hasher = hashlib.sha256()
+        for path in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+            hasher.update(f"{path.name}\0{_file_digest(path)}\0".encode())
+        return hasher.hexdigest()[:32]
+
+
+def _existing(model: str, folder: Path) -> Path:
+    missing = [
+        what
+        for what, pattern in (("config.json", "config.json"), ("safetensors weights", "*.safetensors"))
+        if next(folder.glob(pattern), None) is None
+    ]
+    if missing:
+        raise UnknownModelError(
+            f"{model!r}: the folder {folder} has no {' and no '.join(missing)}. Point to a folder that "
+            "transformers' save_pretrained wrote (pickled weights are not loaded)."
+        )
+    return folder
+
+
+def _file_digest(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        # Hashing many GB at every start would take longer than the cached run it guards.
+        hasher = hashlib.sha256(f"{size} {path.stat().st_mtime_ns}".encode())
+        hasher.update(file.read(_EDGE))
+        file.seek(-_EDGE, os.SEEK_END)
+        hasher.update(file.read(_EDGE))
+        return hasher.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A completion that is waited for."""
+
+    request: Request
+    future: Future[Completion]
+    since: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """Anything else that needs the model alone."""
+
+    run: Callable[[ServedModel], Any]
+    future: Future[Any]
+
+
+class _Engine:
+    """The thread that owns the model, and its queue."""
+
+    def __init__(self, source: _Source, adapters: Adapters | None, loader: Loader | None) -> None:
+        self._source = source
+        self._adapters = adapters
+        self._loader = loader
+        self._queue: queue.SimpleQueue[_Call | _Work | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._served: ServedModel | None = None
+        self._decoder: Decoder | None = None
+        self._limits = _CPU_LIMITS
+
+    def put(self, item: _Call | _Work) -> None:
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="bt-local-engine", daemon=True)
+                self._thread.start()
+            self._queue.put(item)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            self._queue.put(None)
+            thread.join()
+        self._served = self._decoder = None
+
+    def _loop(self) -> None:
+        waiting: list[_Call | _Work] = []
+        while True:
+            open_ = self._gather(waiting)
+            if not open_ or self._closed:
+                break
+            if isinstance(first := waiting[0], _Work):
+                waiting.pop(0)
+                self._work(first)
+            else:
+                self._serve(waiting)
+        for item in waiting:
+            _fail(item.future, _closed())
+        while not self._queue.empty():
+            if (late := self._queue.get()) is not None:
+                _fail(late.future, _closed())
+
+    def _gather(self, waiting: list[_Call | _Work]) -> bool:
+        """Take what has been put; False once the engine is closed."""
+        if not waiting:
+            item = self._queue.get()
+            if item is None:
+                return False
+            waiting.append(item)
+            time.sleep(_GATHER_SECONDS)
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return True
+            if item is None:
+                return False
+            waiting.append(item)
+
+    def _work(self, work: _Work) -> None:
+        if not work.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = work.run(self._model())
+        except Exception as error:  # noqa: BLE001 - whoever waits for the work gets the error
+            _fail(work.future, error)
+        else:
+            work.future.set_result(result)
+
+    def _serve(self, waiting: list[_Call | _Work]) -> None:
+        """Answer one batch: the one with the call that has waited longest, so that none waits for ever."""
+        calls: list[_Call] = []
+        for item in waiting:
+            # Calls put after some work run after it, on what it leaves behind.
+            if isinstance(item, _Work) or len(calls) == _WINDOW:
+                break
+            calls.append(item)
+        rest = waiting[len(calls) :]
+        try:
+            ready, rows = self._prepared(calls)
+            if ready:
+                share = self._decoder is not None and self._decoder.can_share
+                batch = next(batch for batch in plan(rows, self._limits, share=share) if 0 in batch.rows)
+                self._run(ready, rows, batch)
+        except Exception as error:  # noqa: BLE001 - every call must get an answer, whatever went wrong
+            for call in calls:
+                _fail(call.future, _engine_error(error))
+        waiting[:] = [*(call for call in calls if not call.future.done()), *rest]
+
+    def _prepared(self, calls: list[_Call]) -> tuple[list[_Call], list[Row]]:
+        """The calls that can run, as rows; the others have been given their error."""
+        ready: list[_Call] = []
+        rows: list[Row] = []
+        for call in calls:
+            if call.future.cancelled():
+                continue
+            try:
+                row = self._row(call)
+            except HarnessError as error:
+                _fail(call.future, error)
+            except Exception as error:  # noqa: BLE001 - a broken tokenizer or template fails this call alone
+                _fail(call.future, _engine_error(error))
+            else:
+                ready.append(call)
+                rows.append(row)
+        return ready, rows
+
+    def _row(self, call: _Call) -> Row:
+        request, sampling = call.request, call.request.sampling
+        served = self._model()
+        ids = self._encoded(call)
+        room = sampling.max_tokens
+        if served.context is not None:
+            room = min(room, served.context - len(ids))
+        if room < 1:
+            raise ContextTooLongError(
+                f"The prompt has {len(ids)} tokens and {self._source.model} reads {served.context} in all, "
+                "completion included. Show fewer or shorter demos, or use a model with a longer context."
+            )
+        if request.lm.adapter is not None:
+            if self._adapters is None:
+                raise AdapterError(
+                    f"{self._source.model} was asked for adapter {request.lm.adapter} but was given no adapters. "
+                    "Pass the folder they are in: LocalProvider(model, Adapters(folder))."
+                )
+            served.load(request.lm.adapter, self._adapters)
+        return Row(
+            ids=ids,
+            adapter=request.lm.adapter,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_new=room,
+            stop=tuple(stop for stop in sampling.stop if stop),
+            seed=request.sampling_seed,
+        )
+
+    def _encoded(self, call: _Call) -> list[int]:
+        # A call may be looked at for several batches before its turn comes.
+        known: list[int] | None = getattr(call.future, "_bt_ids", None)
+        if known is None:
+            from harness.lm.encode import encode_prompt
+
+            known = encode_prompt(self._model().tokenizer, call.request.messages)
+            call.future._bt_ids = known  # type: ignore[attr-defined]
+        return known
+
+    def _run(self, calls: list[_Call], rows: list[Row], batch: Batch) -> None:
+        """Decode a batch. Where it fails, its halves are tried, down to the one call that cannot be answered."""
+        assert self._decoder is not None
+        assert self._served is not None
+        self._served.evict([row.adapter for row in rows if row.adapter is not None])
+
+        def finished(index: int, output: Output) -> None:
+            call = calls[index]
+            _answer(
+                call.future,
+                Completion(
+                    output.text,
+                    Usage(len(rows[index].ids), output.tokens),
+                    output.finish,
+                    time.perf_counter() - call.since,
+                ),
+            )
+
+        try:
+            self._decoder.run(rows, batch, finished, lambda: self._closed)
+        except Exception as error:  # noqa: BLE001 - out of memory, or a row the model cannot take
+            left = [index for index in batch.rows if not calls[index].future.done()]
+            if len(left) == 1:
+                _fail(calls[left[0]].future, _engine_error(error))
+            elif left:
+                middle = len(left) // 2
+                self._run(calls, rows, Batch(tuple(left[:middle])))
+                self._run(calls, rows, Batch(tuple(left[middle:])))
+
+    def _model(self) -> ServedModel:
+        if self._served is None:
+            from harness.lm.encode import stop_tokens
+            from harness.lm.generate import Decoder
+            from harness.lm.served import ServedModel
+            from harness.train.loader import load_with_transformers
+
+            loaded = (self._loader or load_with_transformers)(self._source.folder())
+            served = ServedModel(loaded)
+            self._decoder = Decoder(served, stop_tokens(served.tokenizer, served.base.generation_config))
+            self._limits = _GPU_LIMITS if served.device.type == "cuda" else _CPU_LIMITS
+            self._served = served
+        return self._served
+
+
+def _closed() -> LMError:
+    return LMError("The local engine was closed while calls were under way.")
+
+
+def _engine_error(error: Exception) -> Exception:
+    if isinstance(error, HarnessError):
+        return error
+    wrapped = LMError(f"The local engine failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _answer(future: Future[Completion], completion: Completion) -> None:
+    # The caller may have given up in this moment.
+    with suppress(InvalidStateError):
+        future.set_result(completion)
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    with suppress(InvalidStateError):
+        future.set_exception(error)

@@ -1,0 +1,55 @@
+"""Traces of the current program that pass the metric: what both kinds of optimization learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from harness.data import Example
+from harness.evaluate import Run, spend_of
+from harness.optimize.bench import Bench
+from harness.results import Spend
+from harness.state import State
+
+__all__ = ["Bootstrap", "bootstrap"]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """The passing runs, one per example at most, in the order of the examples, and how many examples were tried."""
+
+    runs: tuple[Run, ...]
+    tried: int
+    spend: Spend
+
+    @property
+    def summary(self) -> str:
+        return f"{len(self.runs)} of {self.tried} examples have a passing trace"
+
+
+def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str) -> Bootstrap:
+    """Run ``state`` on the examples until each has a passing trace or has had ``rollouts`` tries.
+
+    The first try is the program as it is. Later ones sample hotter, since a greedy LM repeats itself and an LM
+    that prefers one answer would yield traces of that answer alone.
+    """
+    settings = bench.settings
+    passing: dict[int, Run] = {}
+    spend = Spend()
+    for rollout in range(settings.rollouts):
+        missing = [place for place in range(len(examples)) if place not in passing]
+        if not missing:
+            break
+        sampling = settings.sampling
+        if rollout:
+            sampling = replace(sampling, temperature=max(sampling.temperature, settings.rollout_temperature))
+        runs = bench.evaluator.run(
+            state,
+            [examples[place] for place in missing],
+            task=f"{task}: traces" + (f", try {rollout + 1}" if rollout else ""),
+            sampling=sampling,
+            rollout=rollout,
+        )
+        spend += spend_of(runs)
+        passing |= {place: run for place, run in zip(missing, runs, strict=True) if run.passes(settings.passing)}
+    return Bootstrap(tuple(passing[place] for place in sorted(passing)), len(examples), spend)

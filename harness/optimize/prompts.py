@@ -1,0 +1,122 @@
+"""``p``: BootstrapFewshotRS (Khattab et al. 2023, arXiv 2310.03714; the paper's OptPrompts).
+
+The search runs on the state's own LM, adapter included. It differs from running every candidate to its end only
+in cost: a candidate is dropped once it cannot reach the best one any more.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.data import Example, sample
+from harness.evaluate import Run, spend_of
+from harness.optimize.bench import Bench, Outcome
+from harness.optimize.bootstrap import bootstrap
+from harness.results import Spend
+from harness.state import Demo, State
+
+__all__ = ["optimize_prompts"]
+
+_CHUNK = 50
+"""Validation examples between two looks at which candidates are still in the race."""
+
+
+def optimize_prompts(state: State, bench: Bench, task: str) -> Outcome:
+    """Bootstrap demos, draw subsets at random, keep the one with the best mean on validation."""
+    settings = bench.settings
+    train, validation = sample(
+        bench.splits.train,
+        (settings.prompt_train, settings.prompt_validation),
+        bench.rng("prompt split"),
+        bench.stratify,
+    )
+    found = bootstrap(state, train, bench, task)
+    pool = demo_pool(found.runs)
+    states = [state.with_demos({})]
+    rng = bench.rng("demos", state.digest)
+    for _ in range(settings.candidates if pool else 0):
+        states.append(state.with_demos(draw_demos(pool, settings.demos, rng)))
+    race = run_race(states, validation, bench, task)
+    best = race.best
+    shown = sum(len(prompt.demos) for prompt in states[best].prompts.values())
+    notes = (
+        f"{found.summary}; best of {len(states)} prompts has {shown} demos, "
+        f"{race.mean(best):.1%} of {len(validation)} validation examples"
+    )
+    return Outcome(states[best], found.spend + race.spend, notes)
+
+
+def demo_pool(runs: Sequence[Run]) -> dict[str, list[Demo]]:
+    """Every module call of the passing runs as a demo, by module."""
+    pool: dict[str, list[Demo]] = defaultdict(list)
+    for run in runs:
+        for call in run.trace.calls:
+            if call.outputs is not None:
+                demo = Demo(call.inputs, call.outputs)
+                if demo not in pool[call.module]:
+                    pool[call.module].append(demo)
+    return dict(pool)
+
+
+def draw_demos(pool: Mapping[str, Sequence[Demo]], most: int, rng: random.Random) -> dict[str, tuple[Demo, ...]]:
+    """For each module one to ``most`` of its demos at random, in random order."""
+    drawn = {}
+    for module in sorted(pool):
+        size = rng.randint(min(1, most), min(most, len(pool[module])))
+        drawn[module] = tuple(rng.sample(list(pool[module]), size))
+    return drawn
+
+
+@dataclass
+class Race:
+    """Candidates on one set of validation examples; scores are kept per candidate as they come."""
+
+    total: int
+    scores: dict[int, list[float | None]] = field(default_factory=dict)
+    spend: Spend = field(default_factory=Spend)
+
+    def mean(self, candidate: int) -> float:
+        """Mean of the scored examples so far; 0 where there is none."""
+        values = [score for score in self.scores[candidate] if score is not None]
+        return sum(values) / len(values) if values else 0.0
+
+    def highest(self, candidate: int) -> float:
+        """The mean if every example still to come scored 1."""
+        values = [score for score in self.scores[candidate] if score is not None]
+        left = self.total - len(self.scores[candidate])
+        return (sum(values) + left) / (len(values) + left) if values or left else 0.0
+
+    def lowest(self, candidate: int) -> float:
+        """The mean if every example still to come scored 0."""
+        values = [score for score in self.scores[candidate] if score is not None]
+        left = self.total - len(self.scores[candidate])
+        return sum(values) / (len(values) + left) if values or left else 0.0
+
+    @property
+    def best(self) -> int:
+        """The earliest of the finished candidates with the highest mean."""
+        done = [candidate for candidate, scores in self.scores.items() if len(scores) == self.total]
+        return max(done, key=lambda candidate: (self.mean(candidate), -candidate))
+
+
+def run_race(states: Sequence[State], validation: Sequence[Example], bench: Bench, task: str) -> Race:
+    """Score all candidates chunk by chunk, dropping those that cannot win any more.
+
+    The winner is the one that scoring everybody to the end would give: a candidate is out only when even full
+    marks on the rest leave it below what another is sure of.
+    """
+    race = Race(len(validation), {candidate: [] for candidate in range(len(states))})
+    alive = list(race.scores)
+    for start in range(0, len(validation), _CHUNK):
+        chunk = validation[start : start + _CHUNK]
+        for candidate in alive:
+            words = f"{task}: prompt {candidate + 1} of {len(states)}"
+            runs = bench.evaluator.run(states[candidate], chunk, task=words)
+            race.scores[candidate].extend(run.score.score for run in runs)
+            race.spend += spend_of(runs)
+        sure = max(race.lowest(candidate) for candidate in alive)
+        alive = [candidate for candidate in alive if race.highest(candidate) >= sure]
+    return race

@@ -1,0 +1,124 @@
+"""BetterTogether (Soylu, Potts, Khattab 2024, arXiv 2407.10930): strategies over a shared prefix tree.
+
+Work is keyed by content, never by name: finished LM calls and trainings are in the store, so an edge of the tree
+that was taken before is taken again without an LM call or a training step, and one that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from harness.errors import NothingToTrainError
+from harness.lm.request import digest_of
+from harness.optimize.bench import Bench
+from harness.optimize.settings import as_json
+from harness.optimize.steps import STEPS
+from harness.optimize.strategy import Strategy, strategy_text
+from harness.results import Evaluation, Spend, StepResult, StrategyResult
+from harness.state import State
+from harness.store import Store
+
+__all__ = ["Together", "choose"]
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A place in the prefix tree: its state, or why it cannot be reached."""
+
+    state: State | None
+    step: StepResult | None = None
+    reason: str = ""
+    validation: Evaluation | None = None
+    test: Evaluation | None = None
+
+
+class Together:
+    """All strategies of one suite with one seed. Each edge of the prefix tree is taken once."""
+
+    def __init__(self, bench: Bench, start: State, store: Store) -> None:
+        self.bench, self._store = bench, store
+        self._nodes: dict[Strategy, _Node] = {(): _Node(start)}
+        self._results: dict[Strategy, StrategyResult] = {}
+
+    def result(self, strategy: Strategy, reference: float | None = None) -> StrategyResult:
+        """Take the strategy's steps and score where they lead, on validation and on test."""
+        if strategy not in self._results:
+            self._results[strategy] = self._scored(strategy, reference)
+        return self._results[strategy]
+
+    def _scored(self, strategy: Strategy, reference: float | None) -> StrategyResult:
+        taken = set(self._nodes)
+        node = self._reach(strategy)
+        path = [self._nodes[strategy[:end]] for end in range(1, len(strategy) + 1) if strategy[:end] in self._nodes]
+        steps = tuple(place.step for place in path if place.step is not None)
+        spend = Spend()
+        for end, step in enumerate(steps, start=1):
+            spend += step.spend.as_cached() if strategy[:end] in taken else step.spend
+        lm = self._nodes[()].state
+        result = StrategyResult(
+            suite=self.bench.evaluator.suite,
+            strategy=strategy_text(strategy),
+            seed=self.bench.seed,
+            lm=lm.lm.model if lm else "",
+            steps=steps,
+            spend=spend,
+            reason=node.reason,
+            reference=reference,
+        )
+        if node.state is None:
+            return result
+        validation, test = (self._evaluate(strategy, node.state, split) for split in ("validation", "test"))
+        return replace(
+            result,
+            validation=validation,
+            test=test,
+            spend=spend + validation.spend + test.spend,
+            state=node.state.to_json(),
+        )
+
+    def _reach(self, path: Strategy) -> _Node:
+        if path not in self._nodes:
+            before = self._reach(path[:-1])
+            self._nodes[path] = before if before.state is None else self._take(path, before.state)
+        return self._nodes[path]
+
+    def _take(self, path: Strategy, state: State) -> _Node:
+        """One edge. Its key is held against other processes: who comes second finds the work done."""
+        bench, letter = self.bench, path[-1]
+        key = digest_of([state.digest, letter, as_json(bench.settings), bench.splits.digest, bench.seed])
+        task = f"{bench.evaluator.suite} {strategy_text(path)}"
+        with self._store.lock(f"edge-{key}"):
+            try:
+                outcome = STEPS[letter](state, bench, task)
+            except NothingToTrainError as error:
+                return _Node(None, reason=str(error))
+        step = StepResult(letter, outcome.state.digest, outcome.spend, outcome.notes)
+        return _Node(outcome.state, step)
+
+    def _evaluate(self, path: Strategy, state: State, split: str) -> Evaluation:
+        task = f"{self.bench.evaluator.suite} {strategy_text(path)}: {split}"
+        return self.bench.evaluator.evaluate(state, getattr(self.bench.splits, split), split, task)
+
+
+def choose(candidates: Sequence[Sequence[StrategyResult]]) -> Sequence[StrategyResult]:
+    """Of strategies, each with its results by seed, the one with the best mean on validation.
+
+    Of equals the one with fewer steps, then the earlier one. Empty where no strategy has a score.
+    """
+    scored = [results for results in candidates if any(_has_score(result) for result in results)]
+    return max(scored, key=lambda results: (_validation(results), -_length(results)), default=())
+
+
+def _has_score(result: StrategyResult) -> bool:
+    return result.validation is not None and bool(result.validation.values)
+
+
+def _validation(results: Sequence[StrategyResult]) -> float:
+    """Mean over the seeds; one without a score counts 0, since a strategy must work to be chosen."""
+    means = [result.validation.mean if result.validation and _has_score(result) else 0.0 for result in results]
+    return sum(means) / len(means)
+
+
+def _length(results: Sequence[StrategyResult]) -> int:
+    return len(results[0].steps)

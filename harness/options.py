@@ -1,0 +1,144 @@
+"""The plugin's options: declared, read from command line, environment and ini file, and checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.optimize.strategy import PAPER_STRATEGIES, Strategy, parse_strategies
+
+if TYPE_CHECKING:
+    from harness.optimize.settings import Settings
+
+__all__ = ["Options", "add_options"]
+
+DEFAULT_LM = "local/nano"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. Paths are relative to the directory pytest was started in."""
+
+    optimize: bool
+    lm: str
+    strategies: tuple[Strategy, ...]
+    preset: str
+    changes: Mapping[str, str]
+    seeds: tuple[int, ...]
+    concurrency: int
+    store: Path
+    save: Path | None
+    json: Path | None
+
+    def settings(self, suite: Mapping[str, Any]) -> Settings:
+        """The preset, then the suite's own settings, then ``--bt-set``. Raises `UsageError`."""
+        from harness.optimize.settings import settings_from
+
+        return settings_from(self.preset, suite, self.changes)
+
+    @staticmethod
+    def of(config: pytest.Config) -> Options:
+        """Read and check all options. Raises `pytest.UsageError` saying what is allowed."""
+        try:
+            return _read(config)
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+_HELP: Mapping[str, tuple[str, str]] = {
+    "lm": ("MODEL", f"the LM: local/NAME_OR_PATH or a litellm model string (default: $BT_LM or {DEFAULT_LM})"),
+    "strategies": ("LIST", f"strategies to run, with --bt-optimize (default: {PAPER_STRATEGIES})"),
+    "preset": ("NAME", "optimization settings: default or paper"),
+    "seeds": ("LIST", "seeds of the run; with several, scores are mean and deviation (default: 0)"),
+    "concurrency": ("N", "program runs under way at once (default: 32)"),
+    "store": ("DIR", "where finished LM calls and adapters are kept (default: .bt)"),
+    "save": ("DIR", "write the chosen tuned program of each suite here, with --bt-optimize"),
+    "json": ("FILE", "write all figures of the run as JSON"),
+}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare ``--bt-*`` and the ini keys ``bt_*`` of the same names."""
+    group = parser.getgroup("bt", "evaluation and optimization of LM programs")
+    group.addoption(
+        "--bt-optimize", action="store_true", default=None, help="run the optimization strategies of every suite"
+    )
+    parser.addini("bt_optimize", "like --bt-optimize", type="bool", default=False)
+    for name, (value, text) in _HELP.items():
+        group.addoption(f"--bt-{name}", metavar=value, default=None, help=text)
+        parser.addini(f"bt_{name}", f"like --bt-{name}", default=None)
+    group.addoption(
+        "--bt-set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=None,
+        help="change one setting of the preset, candidates=6 or rank=32 say; may be repeated",
+    )
+    parser.addini("bt_set", "like --bt-set, one NAME=VALUE a line", type="linelist", default=[])
+
+
+def _read(config: pytest.Config) -> Options:
+    def text(name: str, default: str) -> str:
+        given = config.getoption(f"bt_{name}")
+        return str(given if given is not None else config.getini(f"bt_{name}") or default)
+
+    def path(name: str, default: str = "") -> Path | None:
+        found = text(name, default)
+        return config.invocation_params.dir / Path(found).expanduser() if found else None
+
+    optimize = bool(config.getoption("bt_optimize") or config.getini("bt_optimize"))
+    save, strategies, preset = path("save"), text("strategies", PAPER_STRATEGIES), text("preset", "default")
+    if save is not None and not optimize:
+        raise UsageError("--bt-save writes what optimization found; add --bt-optimize.")
+    if config.getoption("bt_strategies") is not None and not optimize:
+        raise UsageError("--bt-strategies names what to optimize; add --bt-optimize.")
+    changes = dict(_change(part) for part in [*config.getini("bt_set"), *(config.getoption("bt_set") or ())])
+    if preset != "default" or changes:  # their check imports pydantic, which no other run should pay for
+        from harness.optimize.settings import settings_from
+
+        settings_from(preset, changes)
+    return Options(
+        optimize=optimize,
+        lm=config.getoption("bt_lm") or os.environ.get("BT_LM") or text("lm", DEFAULT_LM),
+        strategies=parse_strategies(strategies, _letters()) if optimize else (),
+        preset=preset,
+        changes=changes,
+        seeds=_numbers("seeds", text("seeds", "0")),
+        concurrency=_number("concurrency", text("concurrency", "32"), lambda value: value > 0),
+        store=path("store", ".bt") or Path(".bt"),
+        save=save,
+        json=path("json"),
+    )
+
+
+def _letters() -> tuple[str, ...]:
+    from harness.optimize.steps import STEPS
+
+    return tuple(STEPS)
+
+
+def _change(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise UsageError(f"--bt-set {text!r} is not NAME=VALUE, as in candidates=6.")
+    return name.strip(), value.strip()
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_number(name, part, lambda value: value >= 0) for part in text.split(",")))
+
+
+def _number(name: str, text: str, allowed: Callable[[int], bool]) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not allowed(value):
+        raise UsageError(f"--bt-{name} {text.strip()!r} is not allowed; give a whole number, 1 say.")
+    return value

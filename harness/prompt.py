@@ -1,0 +1,232 @@
+"""Values to chat turns and back: ``field: value`` lines that read back to the same values.
+
+A value is written plainly where that reads back to the same value, as an indented block or a bulleted list
+where it has several lines or items, and as JSON otherwise. Reading is more lenient than writing, since LMs are:
+the case of field names, markdown around them, text before the first field and code fences are forgiven.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from harness.errors import ParseError
+from harness.lm.request import Message
+from harness.signature import REASONING, Field, Signature
+from harness.state import Demo, Prompt
+
+__all__ = ["chat", "demo_turns", "read_fields", "read_reply", "system_text", "write_fields"]
+
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
+_FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
+
+
+def system_text(signature: Signature, instruction: str | None = None) -> str:
+    """The system turn: the instruction, the inputs that have a description, and the reply that is wanted."""
+    blocks = [signature.instruction if instruction is None else instruction]
+    described = [f"{field.name}: {field.description}" for field in signature.inputs if field.description]
+    if described:
+        blocks.append("\n".join(["Given:", *described]))
+    blocks.append("\n".join(["Reply with:", *(f"{field.name}: {field.hint}" for field in signature.reply)]))
+    return "\n\n".join(blocks)
+
+
+def chat(signature: Signature, prompt: Prompt, inputs: Mapping[str, Any]) -> tuple[Message, ...]:
+    """All turns of one call: instruction, demos as earlier turns, then the inputs."""
+    demos = [turn for demo in prompt.demos for turn in demo_turns(signature, demo)]
+    return (
+        Message("system", system_text(signature, prompt.instruction)),
+        *demos,
+        Message("user", write_fields(signature.inputs, inputs)),
+    )
+
+
+def demo_turns(signature: Signature, demo: Demo) -> tuple[Message, Message]:
+    """One demo as a user turn and the assistant turn that answered it."""
+    inputs = from_json(signature.inputs, demo.inputs)
+    outputs = from_json([f for f in signature.reply if f.name in demo.outputs], demo.outputs)
+    shown = [field for field in signature.reply if field.name in outputs]
+    return (
+        Message("user", write_fields(signature.inputs, inputs)),
+        Message("assistant", write_fields(shown, outputs)),
+    )
+
+
+def write_fields(fields: Sequence[Field], values: Mapping[str, Any]) -> str:
+    """``name: value`` for each field, a line or a block each; `read_fields` gives the values back."""
+    return "\n".join(_write(field, values[field.name], fields) for field in fields)
+
+
+def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
+    """The output values of a completion, reasoning included. Raises `ParseError` naming the field that fails.
+
+    A reply without any field name is taken as the value where one output is wanted (but not as a free text
+    after reasoning, where it is more likely half an answer), and text before the first field as the reasoning
+    where that has no name of its own.
+    """
+    spans, before = _split(signature.reply, completion)
+    outputs = signature.outputs
+    if len(outputs) == 1 and not spans and not (signature.reasoning and outputs[0].is_text):
+        spans, before = {outputs[0].name: before}, ""
+    values: dict[str, Any] = {}
+    for field in signature.reply:
+        if field.name in spans:
+            values[field.name] = _read(field, spans[field.name])
+        elif field.name == REASONING and signature.reasoning:
+            values[REASONING] = before.strip()
+        else:
+            raise ParseError(f"the completion has no field {field.name!r}: {_short(completion)}")
+    return values
+
+
+def read_fields(fields: Sequence[Field], text: str) -> dict[str, Any]:
+    """The values of a turn that `write_fields` wrote. Raises `ParseError` naming the field that fails."""
+    spans, _ = _split(fields, text)
+    for field in fields:
+        if field.name not in spans:
+            raise ParseError(f"there is no field {field.name!r} in: {_short(text)}")
+    return {field.name: _read(field, spans[field.name]) for field in fields}
+
+
+def to_json(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as plain JSON, for demos and stored traces."""
+    return {field.name: _dump(field, values[field.name]) for field in fields if field.name in values}
+
+
+def from_json(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: field.adapter.validate_json(json.dumps(values[field.name])) for field in fields}
+
+
+def _dump(field: Field, value: Any) -> Any:
+    return field.adapter.dump_python(value, mode="json")
+
+
+# Writing
+
+
+def _write(field: Field, value: Any, fields: Sequence[Field]) -> str:
+    for text in _renderings(field, value):
+        separator = "" if text.startswith("\n") or not text else " "
+        line = f"{field.name}:{separator}{text}"
+        spans, _ = _split(fields, line)
+        if list(spans) != [field.name]:
+            continue
+        try:
+            back = _read(field, spans[field.name])
+        except ParseError:
+            continue
+        if _same(back, value):
+            return line
+    raise ParseError(f"the value of the field {field.name!r} cannot be written as text: {_short(repr(value))}")
+
+
+def _renderings(field: Field, value: Any) -> Iterator[str]:
+    """From the most readable to JSON, which always reads back."""
+    dumped = _dump(field, value)
+    if isinstance(dumped, str):
+        yield "\n" + "\n".join(f"  {line}" for line in dumped.split("\n")) if "\n" in dumped else dumped
+    elif isinstance(dumped, list) and dumped and all(isinstance(item, (str, int, float)) for item in dumped):
+        items = (item if isinstance(item, str) else json.dumps(item) for item in dumped)
+        yield "\n" + "\n".join("- " + item.replace("\n", "\n  ") for item in items)
+        yield "\n" + "\n".join("- " + json.dumps(item, ensure_ascii=False) for item in dumped)
+    yield json.dumps(dumped, ensure_ascii=False)
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Equal in type and value; by ``repr``, since NaN is unlike itself and 1 equals 1.0 inside a list."""
+    return type(first) is type(second) and (
+        repr(first) == repr(second) or (first == second and isinstance(first, (set, frozenset)))
+    )
+
+
+# Reading
+
+
+def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
+    """The raw text of each field that is there, and the text before the first of them."""
+    names = {field.name.casefold(): field.name for field in fields}
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    starts = list(re.finditer(rf"^[*`#_ ]*({pattern})[*`_ ]*:(?:\*\*)?", text, re.MULTILINE | re.IGNORECASE))
+    starts = [start for start in starts if not start.group(0).startswith("  ")]
+    spans: dict[str, str] = {}
+    ends = [*(start.start() for start in starts[1:]), len(text)]
+    for start, end in zip(starts, ends, strict=False):
+        spans.setdefault(names[start.group(1).casefold()], text[start.end() : end])
+    return spans, text[: starts[0].start()] if starts else text
+
+
+def _read(field: Field, raw: str) -> Any:
+    text = _dedent(raw)
+    for attempt in _attempts(field, text):
+        try:
+            return attempt()
+        except (ValidationError, ValueError):
+            continue
+    raise ParseError(f"the field {field.name!r} wants {field.hint or 'text'}, not: {_short(text)}")
+
+
+def _attempts(field: Field, text: str) -> Iterator[Any]:
+    adapter: TypeAdapter[Any] = field.adapter
+    if field.is_text:
+        if text.startswith('"'):
+            yield lambda: adapter.validate_python(_json_text(text))
+        yield lambda: adapter.validate_python(text)
+        return
+    fenced = _FENCE.search(text)
+    if fenced:
+        yield lambda: adapter.validate_json(fenced.group(1))
+    yield lambda: adapter.validate_json(text)
+    if text.startswith("- "):
+        items = re.split(r"^- ", "\n" + text, flags=re.MULTILINE)[1:]
+        plain = [_dedent("\n" + item, bullet=True) for item in items]
+        yield lambda: adapter.validate_json("[" + ",".join(plain) + "]")
+        yield lambda: adapter.validate_python(plain)
+    yield lambda: adapter.validate_strings(text)
+    if field.options:
+        yield lambda: adapter.validate_python(_option(field.options, text))
+        yield lambda: adapter.validate_json(_option(field.options, text))
+    if _THOUSANDS.fullmatch(text):
+        yield lambda: adapter.validate_json(text.replace(",", "").lstrip("+"))
+    yield lambda: adapter.validate_python(text)
+
+
+def _dedent(raw: str, *, bullet: bool = False) -> str:
+    """The value without the blanks that only lay it out: an indented block loses its two blanks a line."""
+    if bullet:
+        return raw.removeprefix("\n").removesuffix("\n").replace("\n  ", "\n")
+    body = raw.removeprefix("\n").removesuffix("\n")
+    lines = body.split("\n")
+    if raw.startswith("\n") and all(line.startswith("  ") for line in lines):
+        return "\n".join(line[2:] for line in lines)
+    return raw.strip()
+
+
+def _json_text(text: str) -> str:
+    value = json.loads(text)
+    if not isinstance(value, str):
+        raise ValueError(text)
+    return value
+
+
+def _option(options: Sequence[str], text: str) -> str:
+    """The one option meant by a text that differs from it in case, quotes, markdown or a full stop."""
+    wanted = text.strip().strip("*`\"'").rstrip(".").casefold()
+    found = [option for option in options if option.casefold() == wanted]
+    if len(found) != 1:
+        raise ValueError(text)
+    return found[0]
+
+
+def _short(text: str, limit: int = 200) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def shown(value: Any, limit: int = 300) -> str:
+    """A value as short text for people."""
+    text = value if isinstance(value, str) else json.dumps(to_jsonable_python(value, fallback=repr), ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,243 @@
+"""Progress of the steps under way: live on a terminal, a line per finished step elsewhere."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from harness.observe import NullObserver, Observer
+from harness.report.format import count, duration
+from harness.report.safe import one_line
+
+__all__ = ["LiveProgress", "NullProgress", "PlainProgress", "Progress", "progress_for"]
+
+REDRAWS = 5
+"""A second. Calls only add to counters; a thread of its own draws them."""
+
+WINDOW = 30.0
+"""Seconds of the past that the time left is reckoned from: an early burst of cached calls tells nothing."""
+
+
+class Progress(Observer, Protocol):
+    """An observer that is shown while its ``with`` block runs, however that ends."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass
+class _Task:
+    total: int | None
+    unit: str
+    began: float
+    done: int = 0
+    cached: int = 0
+    tokens: int = 0
+    seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def left(self, now: float) -> float | None:
+        """Seconds that remain at the pace of the last `WINDOW`; None while that is unknown."""
+        self.seen.append((now, self.done))
+        while len(self.seen) > 2 and now - self.seen[1][0] > WINDOW:
+            self.seen.popleft()
+        then, before = self.seen[0]
+        if self.total is None or not before < self.done < self.total or now <= then:
+            return None
+        return (self.total - self.done) * (now - then) / (self.done - before)
+
+    def words(self) -> str:
+        """``735 of 800 calls, 120 cached, 45,000 tokens``."""
+        total = "" if self.total is None or self.total == self.done else f" of {self.total:,}"
+        parts = [f"{self.done:,}{total} {self.unit}"]
+        parts += [f"{self.cached:,} cached"] if self.cached else []
+        parts += [f"{count(self.tokens)} tokens"] if self.tokens else []
+        return ", ".join(parts)
+
+
+class _Counting:
+    """The counters of the tasks under way. All methods are safe from any thread, and take about a microsecond."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._tasks: dict[str, _Task] = {}
+
+    def started(self, task: str, total: int | None = None, unit: str = "calls") -> None:
+        """See `Observer`. A task of the same name that is still under way starts anew."""
+        with self._lock:
+            self._tasks[task] = _Task(total, one_line(unit), self._clock())
+
+    def advanced(self, task: str, done: int = 1, cached: int = 0, tokens: int = 0) -> None:
+        """See `Observer`. A task that was never started, or is finished already, is let pass."""
+        with self._lock:
+            if (found := self._tasks.get(task)) is not None:
+                found.done += done
+                found.cached += cached
+                found.tokens += tokens
+
+    def _end(self, task: str, note: str) -> str | None:
+        """The line of a finished task, or None where it was not under way."""
+        with self._lock:
+            found = self._tasks.pop(task, None)
+        if found is None:
+            return None
+        line = f"{one_line(task)}: {found.words()}, {duration(self._clock() - found.began)}"
+        return f"{line} – {one_line(note)}" if note else line
+
+
+class NullProgress(NullObserver):
+    """Shows nothing: for ``-q`` and for worker processes."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Nothing."""
+
+
+class PlainProgress(_Counting):
+    """One line per finished step, for logs, pipes and dumb terminals.
+
+    ``write`` is given each line without its line feed; it is called by one thread at a time.
+    """
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._write = write
+        self._writing = threading.Lock()
+
+    def finished(self, task: str, note: str = "") -> None:
+        """Write the task's line."""
+        line = self._end(task, note)
+        if line is not None:
+            with self._writing:
+                self._write(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Nothing to undo."""
+
+
+class LiveProgress(_Counting):
+    """The steps under way, redrawn in place; each finished one leaves a line above.
+
+    Drawn only inside the ``with`` block, which erases what is drawn and gives the cursor back however it ends,
+    also by KeyboardInterrupt. The cursor must stand at the beginning of a line: pytest's
+    ``TerminalReporter.ensure_newline()`` sees to that. ``console`` must write past pytest's capture
+    (`progress_for` makes such a one). Blocks may follow one another, not nest.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._console = console
+        self._live: Live | None = None
+        self._spinner = Spinner("dots")
+
+    def finished(self, task: str, note: str = "") -> None:
+        """Write the task's line above those still under way."""
+        line = self._end(task, note)
+        if line is not None:
+            with suppress(OSError):
+                self._console.print(Text(line, style="dim"), soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        # Both streams stay as they are: pytest has its own hands on them.
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._draw,
+            refresh_per_second=REDRAWS,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+        with self._lock:
+            self._tasks.clear()
+
+    def _draw(self) -> Table:
+        now = self._clock()
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        with self._lock:
+            rows = [(name, t.words(), t.done, t.total, now - t.began, t.left(now)) for name, t in self._tasks.items()]
+        for name, words, done, total, passed, left in rows:
+            time_left = "" if left is None else f", about {duration(left)} left"
+            grid.add_row(
+                self._spinner,
+                Text(one_line(name), overflow="ellipsis", no_wrap=True),
+                ProgressBar(total=total, completed=done, width=12, pulse=total is None),
+                Text(f"{words}, {duration(passed)}{time_left}", style="dim", overflow="ellipsis", no_wrap=True),
+            )
+        return grid
+
+
+def progress_for(stream: TextIO, *, quiet: bool = False) -> Progress:
+    """The progress that suits ``stream``: none where ``quiet``, live on a terminal, else plain lines.
+
+    Call it while ``stream`` is the real standard output, in ``pytest_configure`` for one: the file descriptor is
+    duplicated, so that what is drawn later reaches the terminal although pytest captures descriptor 1 by then.
+    A stream without a descriptor is written to as it is. Terminals that call themselves dumb get plain lines.
+    Output that breaks off, a closed pipe or a lost terminal, ends the showing and not the run.
+    """
+    if quiet:
+        return NullProgress()
+    own = _duplicate(stream)
+    if stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", ""):
+        return LiveProgress(Console(file=own, force_terminal=True, markup=False, emoji=False, highlight=False))
+
+    def write(line: str) -> None:
+        own.write(f"{line}\n")
+        own.flush()
+
+    return PlainProgress(write)
+
+
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """Show nothing more, where rich would end the process."""
+        self.quiet = True
+
+
+def _duplicate(stream: TextIO) -> TextIO:
+    try:
+        descriptor = os.dup(stream.fileno())
+    except (OSError, ValueError):  # an in-memory stream, or one that is closed
+        return stream
+    # What the terminal cannot show becomes "?". The descriptor is closed when the stream is collected: nobody
+    # has to, and no ResourceWarning comes up.
+    own = open(  # noqa: SIM115
+        descriptor, "w", encoding=stream.encoding, errors="replace", buffering=1, closefd=False
+    )
+    weakref.finalize(own, os.close, descriptor)
+    return own

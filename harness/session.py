@@ -1,0 +1,397 @@
+"""One pytest run: which items a suite has, what each of them does, and what is reported at the end."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import HarnessError, LMError, NothingToTrainError
+from harness.optimize.strategy import Strategy, parse_strategy, strategy_id, strategy_text
+from harness.options import Options
+from harness.suites import METRIC_INPUTS, Suite, suite_of
+
+if TYPE_CHECKING:
+    from harness.data import Splits
+    from harness.evaluate import Evaluator
+    from harness.observe import Observer
+    from harness.optimize.together import Together
+    from harness.report.progress import Progress
+    from harness.results import Evaluation, GateResult, StrategyResult, SuiteRun
+    from harness.runtime import Runtime
+    from harness.state import State
+    from harness.tuned import TunedFile
+
+__all__ = ["Session"]
+
+BEST = "best"
+"""Id of the item that chooses among a suite's strategies, judges the gate and saves."""
+
+TUNED_FOLDER = "tuned"
+"""Beside a suite's file: the committed tuned programs."""
+
+_FOUND = pytest.StashKey[dict[str, Any]]()
+
+# Warnings of libraries that users did not call themselves; a project's own "error" filter is not meant for them.
+_LIBRARIES = r"(accelerate|aiohttp|datasets|huggingface_hub|litellm|openai|peft|pydantic|torch|transformers|trl)\b"
+
+
+class Session:
+    """The life cycle of one run. In pytest-xdist each worker has one; the controller's only reports."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        self._config, self.options = config, options
+        self._runtime: Runtime | None = None
+        self._splits: dict[str, Splits] = {}
+        self._together: dict[tuple[str, int], Together] = {}
+        self._progress: Progress | None = None
+        self._runs: list[dict[str, Any]] = []
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Session:
+        """Raises `pytest.UsageError` for an option that is not allowed."""
+        return cls(config, Options.of(config))
+
+    # Collection
+
+    def parametrize(self, metafunc: pytest.Metafunc) -> None:
+        """Give the metric's own arguments their place: one item when evaluating, one per strategy otherwise."""
+        names = [name for name in METRIC_INPUTS if name in metafunc.fixturenames]
+        ids: list[Any] = [pytest.HIDDEN_PARAM]
+        if self.options.optimize:
+            ids = [*map(strategy_id, self.options.strategies), BEST]
+        metafunc.parametrize(
+            names, [pytest.param(*[key] * len(names), id=key) for key in ids], scope="function"
+        )
+
+    def check(self, items: Sequence[pytest.Item]) -> None:
+        """Raises `pytest.UsageError` for an LM that is none, and for two suites of one name."""
+        homes: dict[str, str] = {}
+        for item in items:
+            suite = suite_of(getattr(item, "obj", None))
+            if suite is None or not isinstance(item, pytest.Function):
+                continue
+            home = f"{item.path}::{item.originalname}"
+            other = homes.setdefault(_name(item, suite), home)
+            if other != home:
+                raise pytest.UsageError(
+                    f"two suites are named {suite.name!r}: {other} and {home}. Rename one: reports and tuned "
+                    "programs go by the name."
+                )
+        if homes:
+            try:
+                self._check_lm()
+            except LMError as error:
+                raise pytest.UsageError(str(error)) from error
+
+    def _check_lm(self) -> None:
+        from harness.lm.providers import check_model
+
+        check_model(self.options.lm)
+        if self.options.lm.startswith("local/"):
+            from harness.lm.local import LocalProvider
+
+            LocalProvider(self.options.lm).close()
+
+    # Items
+
+    def run(self, item: pytest.Function, suite: Suite) -> None:
+        """Run one item; its outcome is pytest's: an exception fails it, a skip shows the reason."""
+        suite = replace(suite, name=_name(item, suite))
+        key = item.callspec.params[next(name for name in METRIC_INPUTS if name in item.callspec.params)]
+        try:
+            with self._quietly(), self._shown():
+                if not self.options.optimize:
+                    self._evaluate(item, suite)
+                elif key == BEST:
+                    self._choose(item, suite)
+                else:
+                    self._strategy(item, suite, parse_strategy(str(key), _letters()))
+        except LMError as error:
+            if error.fatal:  # every later call would fail like this one
+                item.session.shouldstop = f"{error}"
+            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        except HarnessError as error:
+            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+    def _evaluate(self, item: pytest.Function, suite: Suite) -> None:
+        """Score the committed tuned program, or the untuned one, on test and judge the gate."""
+        tuned = self._committed(item, suite)
+        evaluator = self._evaluator(item, suite, self.options.seeds[0])
+        state, strategy = self._start(), "vanilla"
+        if tuned is not None:
+            state, strategy = tuned.state, tuned.strategy
+            evaluator.sampling = tuned.sampling
+        test = evaluator.evaluate(state, self._data(suite).test, "test", f"{suite.name}: test")
+        from harness.results import StrategyResult, SuiteRun
+
+        result = StrategyResult(
+            suite=suite.name,
+            strategy=strategy,
+            seed=self.options.seeds[0],
+            lm=self.options.lm,
+            test=test,
+            spend=test.spend,
+            state=state.to_json(),
+            reference=suite.references.get(strategy),
+        )
+        gate = self._gate(suite, [result])
+        self._keep(item, SuiteRun(suite.name, (result,), gate))
+        self._judge(suite, gate, test)
+
+    def _strategy(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> None:
+        """One strategy with every seed: the item passes where there are scores, whatever they are."""
+        from harness.results import SuiteRun
+
+        results = self._results(item, suite, strategy)
+        self._keep(item, SuiteRun(suite.name, tuple(results)))
+        scored = [result.test for result in results if result.test is not None]
+        if not scored:
+            pytest.skip(f"no score: {results[0].reason}")
+        for evaluation in scored:
+            self._require_scored(suite, evaluation, strategy_text(strategy))
+
+    def _choose(self, item: pytest.Function, suite: Suite) -> None:
+        """Choose by validation among all strategies, judge the gate on test, save the tuned program."""
+        from harness.optimize.together import choose
+        from harness.results import SuiteRun
+
+        by_strategy = {s: self._results(item, suite, s) for s in self.options.strategies}
+        chosen = choose(list(by_strategy.values()))
+        if not chosen:
+            raise NothingToTrainError(f"suite {suite.name!r}: no strategy has a score to choose by.")
+        gate = self._gate(suite, chosen)
+        best = max(chosen, key=lambda result: result.validation.mean if result.validation else 0.0)
+        if self.options.save is not None:
+            gate = replace(gate, saved=str(self._save(suite, best, self.options.save)))
+        shown = {strategy_id(strategy) for strategy in by_strategy} - self._own_items(item)
+        extra = [r for strategy, results in by_strategy.items() if strategy_id(strategy) in shown for r in results]
+        self._keep(item, SuiteRun(suite.name, tuple(extra), gate))
+        if best.test is not None:
+            self._judge(suite, gate, best.test)
+
+    def _own_items(self, item: pytest.Function) -> set[str]:
+        """Ids of this suite's strategies that report themselves: those with an item of their own in this run."""
+        mine = [other for other in item.session.items if isinstance(other, pytest.Function)]
+        mine = [other for other in mine if (other.parent, other.originalname) == (item.parent, item.originalname)]
+        return {str(value) for other in mine for value in other.callspec.params.values()}
+
+    def _results(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> list[StrategyResult]:
+        reference = suite.references.get(strategy_text(strategy))
+        return [self._loop(item, suite, seed).result(strategy, reference) for seed in self.options.seeds]
+
+    def _judge(self, suite: Suite, gate: GateResult, test: Evaluation) -> None:
+        self._require_scored(suite, test, gate.strategy)
+        if not gate.passed:
+            from harness.report.failure import failure_text
+            from harness.stats import interval
+
+            bounds = interval(test.values) if test.values else None
+            pytest.fail(failure_text(test, bounds, suite.threshold, gate.strategy, suite.name), pytrace=False)
+
+    def _require_scored(self, suite: Suite, evaluation: Evaluation, strategy: str) -> None:
+        share = evaluation.unscored / len(evaluation.scores)
+        if share > suite.max_unscored:
+            first = next(score.feedback for score in evaluation.scores if score.score is None)
+            pytest.fail(
+                f"suite {suite.name!r} [{strategy}]: {evaluation.unscored} of {len(evaluation.scores)} "
+                f"{evaluation.split} examples are unscored, more than max_unscored={suite.max_unscored:g} allows. "
+                f"The first failed with {first}",
+                pytrace=False,
+            )
+
+    def _gate(self, suite: Suite, results: Sequence[StrategyResult]) -> GateResult:
+        """The mean test score over seeds, with the interval of the examples' scores, against the threshold."""
+        from harness.report.summary import score_of
+        from harness.results import GateResult
+
+        score = score_of([result.test for result in results])
+        mean, low, high = (score.mean, score.low, score.high) if score else (float("nan"),) * 3
+        passed = score is not None and (suite.threshold is None or mean >= suite.threshold)
+        return GateResult(suite.name, results[0].strategy, mean, low, high, suite.threshold, passed)
+
+    def _save(self, suite: Suite, result: StrategyResult, folder: Path) -> Path:
+        from harness.state import State
+        from harness.tuned import TunedFile, program_name, save_tuned
+
+        path = folder / f"{suite.name}.json"
+        scores = {
+            split.split: {"mean": split.mean, "examples": len(split.scores), "unscored": split.unscored}
+            for split in (result.validation, result.test)
+            if split is not None
+        }
+        tuned = TunedFile(
+            program=program_name(suite.program),
+            strategy=result.strategy,
+            state=State.from_json(result.state),
+            sampling=self.options.settings(suite.settings).sampling,
+            scores={**scores, "seed": result.seed},
+        )
+        save_tuned(path, tuned, self._opened().adapters)
+        return path
+
+    # What items share
+
+    def _opened(self) -> Runtime:
+        if self._runtime is None:
+            from harness.runtime import Runtime
+
+            self._runtime = Runtime.open(self.options.store)
+        return self._runtime
+
+    def _data(self, suite: Suite) -> Splits:
+        if suite.name not in self._splits:
+            from harness.data import load_splits
+
+            self._splits[suite.name] = load_splits(suite.data, suite.name)
+        return self._splits[suite.name]
+
+    def _start(self) -> State:
+        from harness.lm.request import LMRef
+        from harness.state import State
+
+        return State(LMRef(self.options.lm))
+
+    def _evaluator(self, item: pytest.Function, suite: Suite, seed: int) -> Evaluator:
+        from harness.evaluate import Evaluator
+        from harness.metric import Metric
+
+        fixtures = {name: value for name, value in item.funcargs.items() if name not in METRIC_INPUTS}
+        return Evaluator(
+            suite=suite.name,
+            program=suite.program,
+            metric=Metric(item.obj, suite.name, fixtures),
+            client=self._opened().client,
+            sampling=self.options.settings(suite.settings).sampling,
+            seed=seed,
+            concurrency=self.options.concurrency,
+            observer=self._observer(),
+        )
+
+    def _loop(self, item: pytest.Function, suite: Suite, seed: int) -> Together:
+        """The suite's prefix tree for a seed; it outlives the item, so that no edge is taken twice."""
+        key = (suite.name, seed)
+        if key not in self._together:
+            from harness.optimize.bench import Bench
+            from harness.optimize.together import Together
+
+            runtime = self._opened()
+            if runtime.store is None:
+                raise AssertionError("a pytest run has a store")
+            observer = self._observer()
+            bench = Bench(
+                evaluator=self._evaluator(item, suite, seed),
+                splits=self._data(suite),
+                settings=self.options.settings(suite.settings),
+                seed=seed,
+                train=lambda job, task: runtime.train(job, task, observer),
+                observer=observer,
+                stratify=suite.stratify,
+            )
+            self._together[key] = Together(bench, self._start(), runtime.store)
+        loop = self._together[key]
+        # Function-scoped fixtures are the item's own, and so is its metric.
+        loop.bench.evaluator.metric = self._evaluator(item, suite, seed).metric
+        return loop
+
+    def _committed(self, item: pytest.Function, suite: Suite) -> TunedFile | None:
+        """The tuned program beside the suite's file, where it was made for the LM in use."""
+        path = item.path.parent / TUNED_FOLDER / f"{suite.name}.json"
+        if not path.is_file():
+            return None
+        from harness.tuned import read_tuned, require_program
+
+        tuned = read_tuned(path)
+        require_program(tuned, suite.program, path)
+        if tuned.state.lm.model != self.options.lm:
+            return None
+        if tuned.adapter is not None and tuned.state.lm.adapter is not None:
+            self._opened().adapters.import_(tuned.adapter, tuned.state.lm.adapter)
+        return tuned
+
+    # Showing
+
+    def _observer(self) -> Observer:
+        if self._progress is None:
+            from harness.report.progress import progress_for
+
+            capture = self._config.pluginmanager.get_plugin("capturemanager")
+            with capture.global_and_fixture_disabled() if capture else nullcontext():
+                self._progress = progress_for(sys.__stdout__ or sys.stdout, quiet=self._is_quiet())
+        return self._progress
+
+    def _is_quiet(self) -> bool:
+        """In a worker, without a terminal reporter, and with -q nobody wants to see progress."""
+        config = self._config
+        return (
+            hasattr(config, "workerinput")
+            or not config.pluginmanager.has_plugin("terminalreporter")
+            or config.get_verbosity() < 0
+        )
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        self._observer()
+        with self._progress or nullcontext():
+            yield
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=_LIBRARIES)
+            yield
+
+    def _keep(self, item: pytest.Item, run: SuiteRun) -> None:
+        from harness.report.junit import user_properties
+
+        item.stash[_FOUND] = run.to_json()
+        item.user_properties.extend(user_properties(run))
+
+    def found(self, item: pytest.Item) -> Mapping[str, Any] | None:
+        """What an item found, as JSON for its report."""
+        return item.stash.get(_FOUND, None)
+
+    def add(self, found: dict[str, Any]) -> None:
+        """Take up what an item's report carries, from whichever worker."""
+        self._runs.append(found)
+
+    def report(self, width: int, color: bool) -> str:
+        """The tables of all suites; empty where no suite ran."""
+        if not self._runs:
+            return ""
+        from harness.report.table import render, suite_table
+        from harness.results import SuiteRun
+
+        runs = [SuiteRun.from_json(found) for found in self._runs]
+        return render(suite_table(runs), width=width, color=color)
+
+    def finish(self) -> None:
+        """Write the JSON report and close what was opened; called however the run ended."""
+        try:
+            if self.options.json is not None and not hasattr(self._config, "workerinput"):
+                from harness.report.json_report import write_json
+                from harness.results import SuiteRun
+
+                write_json(self.options.json, [SuiteRun.from_json(found) for found in self._runs])
+        finally:
+            if self._runtime is not None:
+                self._runtime.close()
+                self._runtime = None
+
+
+def _name(item: pytest.Function, suite: Suite) -> str:
+    """The suite's name, told apart by the values of the user's own parameters."""
+    own = [str(value) for name, value in item.callspec.params.items() if name not in METRIC_INPUTS]
+    return f"{suite.name}[{'-'.join(own)}]" if own else suite.name
+
+
+def _letters() -> tuple[str, ...]:
+    from harness.optimize.steps import STEPS
+
+    return tuple(STEPS)

@@ -1,0 +1,1 @@
+"""Chat examples in, LoRA adapter out."""

@@ -1,0 +1,145 @@
+"""Tuned programs: files that people commit, review, load and ship."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from harness.context import Context, default_runtime, running
+from harness.errors import TunedProgramError
+from harness.lm.client import Client
+from harness.lm.request import Sampling
+from harness.state import State
+from harness.trace import Recorder
+from harness.train.adapters import Adapters
+
+__all__ = ["Tuned", "TunedFile", "load", "read_tuned", "save_tuned"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SCHEMA = "bt-harness/tuned/1"
+
+
+@dataclass(frozen=True)
+class TunedFile:
+    """What a tuned program's file says. ``adapter`` is the folder of its weights, beside the file."""
+
+    program: str
+    strategy: str
+    state: State
+    sampling: Sampling
+    scores: Mapping[str, Any]
+    adapter: Path | None = None
+
+
+def program_name(program: Callable[..., Any]) -> str:
+    """How a tuned file names the program it belongs to: module and function."""
+    return f"{getattr(program, '__module__', '?')}.{getattr(program, '__qualname__', '?')}"
+
+
+def save_tuned(path: Path, tuned: TunedFile, adapters: Adapters) -> None:
+    """Write ``path`` and, where the state has an adapter, its weights into ``<name>.adapter/`` beside it.
+
+    The weights come first and the file is renamed into place, so that a file that is there is complete.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body: dict[str, Any] = {
+        "schema": SCHEMA,
+        "program": tuned.program,
+        "strategy": tuned.strategy,
+        "state": tuned.state.to_json(),
+        "sampling": asdict(tuned.sampling),
+        "scores": dict(tuned.scores),
+    }
+    adapter = tuned.state.lm.adapter
+    if adapter is not None:
+        folder = path.with_name(f"{path.stem}.adapter")
+        adapters.export(adapter, folder)
+        body["adapter"] = folder.name
+    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_tuned(path: Path) -> TunedFile:
+    """Raises `TunedProgramError` naming the file where it is no tuned program."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TunedProgramError(f"the tuned program {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise TunedProgramError(f"{path} is no JSON ({error}); save the tuned program again.") from error
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        raise TunedProgramError(f"{path} is no tuned program of the schema {SCHEMA!r}; save it again with --bt-save.")
+    try:
+        sampling = body["sampling"]
+        return TunedFile(
+            program=body["program"],
+            strategy=body["strategy"],
+            state=State.from_json(body["state"]),
+            sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
+            scores=body["scores"],
+            adapter=path.parent / body["adapter"] if body.get("adapter") else None,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TunedProgramError(f"{path} lacks a part of a tuned program ({error}); save it again.") from error
+
+
+def require_program(tuned: TunedFile, program: Callable[..., Any], path: Path) -> None:
+    """Raises `TunedProgramError` where the file was saved for a function of another name."""
+    wanted, found = (name.rpartition(".")[2] for name in (tuned.program, program_name(program)))
+    if wanted != found:
+        raise TunedProgramError(f"{path} was tuned for {tuned.program}, not for {program_name(program)}.")
+
+
+class Tuned(Generic[P, R]):
+    """A program bound to a tuned state; called like the program itself, from any thread or task."""
+
+    def __init__(self, program: Callable[P, R], state: State, sampling: Sampling, client: Client) -> None:
+        self.program, self.state, self.sampling = program, state, sampling
+        self._client = client
+        self.__doc__ = program.__doc__
+        self.asynchronous = inspect.iscoroutinefunction(program) or getattr(program, "asynchronous", False)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self.asynchronous:
+            return self._awaited(*args, **kwargs)  # type: ignore[return-value]
+        with running(self._context()):
+            return self.program(*args, **kwargs)
+
+    async def _awaited(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        with running(self._context()):
+            return await self.program(*args, **kwargs)  # type: ignore[misc]
+
+    def _context(self) -> Context:
+        return Context(self._client, self.state, self.sampling, recorder=Recorder())
+
+
+def load(path: str | Path, program: Callable[P, R], *, lm: str | None = None) -> Tuned[P, R]:
+    """The tuned program of a file as a callable.
+
+    ``lm`` puts another model string in place of the saved one (the same weights behind a server, say). Raises
+    `TunedProgramError` where the file is damaged or belongs to another program, and `AdapterError` where its
+    weights are.
+    """
+    file = Path(path)
+    tuned = read_tuned(file)
+    require_program(tuned, program, file)
+    runtime = default_runtime()
+    if tuned.adapter is not None and tuned.state.lm.adapter is not None:
+        runtime.adapters.import_(tuned.adapter, tuned.state.lm.adapter)
+    state = tuned.state if lm is None else replace(tuned.state, lm=replace(tuned.state.lm, model=lm))
+    return Tuned(program, state, tuned.sampling, runtime.client)

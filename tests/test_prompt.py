@@ -1,0 +1,179 @@
+"""Values to chat turns and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from harness import module
+from harness.errors import ParseError
+from harness.prompt import chat, demo_turns, read_fields, read_reply, system_text, write_fields
+from harness.signature import Field
+from harness.state import Demo, Prompt
+
+Colour = Literal["red", "Dark Green", "blue"]
+
+
+class Size(Enum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    label: str
+
+
+class Box(BaseModel):
+    size: Size
+    points: list[Point] = []
+
+
+TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
+    (str, st.text()),
+    (int, st.integers()),
+    (float, st.floats()),
+    (bool, st.booleans()),
+    (Colour, st.sampled_from(["red", "Dark Green", "blue"])),
+    (Literal[1, 2, "1"], st.sampled_from([1, 2, "1"])),
+    (Size, st.sampled_from(Size)),
+    (list[str], st.lists(st.text())),
+    (list[int], st.lists(st.integers())),
+    (list[list[str]], st.lists(st.lists(st.text()))),
+    (str | None, st.none() | st.text()),
+    (int | str, st.integers() | st.text()),
+    (dict[str, int], st.dictionaries(st.text(), st.integers())),
+    (Point, st.builds(Point, x=st.integers(), label=st.text())),
+    (
+        Box,
+        st.builds(
+            Box, size=st.sampled_from(Size), points=st.lists(st.builds(Point, x=st.integers(), label=st.text()))
+        ),
+    ),
+]
+fields_and_values = st.lists(
+    st.sampled_from(TYPES).flatmap(lambda pair: st.tuples(st.just(pair[0]), pair[1])), min_size=1, max_size=5
+)
+
+
+def same(first: Any, second: Any) -> bool:
+    return type(first) is type(second) and (repr(first) == repr(second) or first == second)
+
+
+@given(fields_and_values)
+@example([(str, "answer: no\nf1: yes"), (str, "  indented"), (list[str], ["- a", "", "f0: x\n\nf1: y"])])
+@example([(str, '"quoted"'), (str, "**bold**: f1: x"), (str, "```\ncode\n```"), (str, "a\u2028f1: b\x85c\r")])
+@example([(float, math.nan), (float, -math.inf), (str, "null"), (str | None, "null"), (int | str, "5")])
+def test_any_values_read_back_as_they_were(drawn: list[tuple[Any, Any]]) -> None:
+    fields = [Field(f"f{place}", annotation) for place, (annotation, _) in enumerate(drawn)]
+    values = {f"f{place}": value for place, (_, value) in enumerate(drawn)}
+    back = read_fields(fields, write_fields(fields, values))
+    assert all(same(back[name], values[name]) for name in values)
+
+
+@given(st.text(), st.text(), st.lists(st.text()))
+def test_the_reply_of_several_outputs_reads_back(reasoning: str, first: str, second: list[str]) -> None:
+    class Pair(NamedTuple):
+        first: str
+        second: list[str]
+
+    @module(reasoning=True)
+    def pair(question: str) -> Pair: ...
+
+    values = {"reasoning": reasoning, "first": first, "second": second}
+    assert read_reply(pair.signature, write_fields(pair.signature.reply, values)) == values
+
+
+@module(reasoning=True)
+def classify(length: Annotated[float, "in cm"], names: list[str]) -> Colour:
+    """Name the colour."""
+
+
+def test_the_whole_prompt_is_readable() -> None:
+    demo = Demo({"length": 1.5, "names": []}, {"reasoning": "short", "answer": "red"})
+    turns = chat(classify.signature, Prompt(demos=(demo,)), {"length": 2.0, "names": ["a", "b\nc"]})
+    assert [(turn.role, turn.content) for turn in turns] == [
+        (
+            "system",
+            "Name the colour.\n\nGiven:\nlength: in cm\n\n"
+            "Reply with:\nreasoning: think step by step\nanswer: one of red, Dark Green, blue",
+        ),
+        ("user", "length: 1.5\nnames: []"),
+        ("assistant", "reasoning: short\nanswer: red"),
+        ("user", "length: 2.0\nnames:\n- a\n- b\n  c"),
+    ]
+
+
+def test_a_demo_without_reasoning_shows_the_answer_alone() -> None:
+    turns = demo_turns(classify.signature, Demo({"length": 1.5, "names": []}, {"answer": "red"}))
+    assert turns[1].content == "answer: red"
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("reasoning: it is red\nanswer: red", "red"),
+        ("Sure!\n**Reasoning:** none\n\n**Answer:** Red.", "red"),
+        ("I think so.\nanswer: `dark green`", "Dark Green"),
+        ("blue", "blue"),
+        ('Answer: "blue"\n', "blue"),
+        ("reasoning: a\nanswer: red\nanswer: blue", "red"),
+    ],
+)
+def test_forgiven_forms_of_an_answer(completion: str, answer: str) -> None:
+    assert read_reply(classify.signature, completion)["answer"] == answer
+
+
+@pytest.mark.parametrize("completion", ["", "reasoning: red", "answer: purple", "answer: red or blue", "answer:"])
+def test_what_is_no_answer_is_a_parse_error_that_names_the_field(completion: str) -> None:
+    with pytest.raises(ParseError, match="answer"):
+        read_reply(classify.signature, completion)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (int, "1,234", 1234),
+        (float, "1,234.5", 1234.5),
+        (bool, "True", True),
+        (bool, "no", False),
+        (list[int], "[1, 2]", [1, 2]),
+        (list[str], "- a\n- 5\n- x y\n  z", ["a", "5", "x y\nz"]),
+        (list[str], '```json\n["a"]\n```', ["a"]),
+        (Size, "LARGE", Size.LARGE),
+    ],
+)
+def test_lenient_reading_of_typed_values(annotation: Any, text: str, value: Any) -> None:
+    assert same(read_fields([Field("f", annotation)], f"f: {text}")["f"], value)
+
+
+def test_the_reply_part_of_the_system_turn_names_every_type() -> None:
+    class Many(NamedTuple):
+        a: int
+        b: bool
+        c: list[str]
+        d: Size
+        e: Annotated[str, "one word"]
+        f: float
+
+    @module
+    def many(x: str) -> Many: ...
+
+    assert system_text(many.signature).split("\n")[2:] == [
+        "Reply with:",
+        "a: a whole number",
+        "b: true or false",
+        'c: a list, one "- item" per line',
+        "d: one of small, large",
+        "e: one word",
+        "f: a number",
+    ]
+    assert system_text(many.signature).startswith("Given x, produce a, b, c, d, e, f.")
