@@ -67,9 +67,7 @@ def default_runtime() -> Runtime:
     return _ready()[0]
 
 
-def configure(
-    lm: str | None = None, *, sampling: Sampling | None = None, store: Path | str | None = None
-) -> None:
+def configure(lm: str | None = None, *, sampling: Sampling | None = None, store: Path | str | None = None) -> None:
     """Set the LM that module calls use outside of a suite and of a loaded program.
 
     ``lm`` is a litellm model string or ``local/NAME_OR_PATH``; ``store`` a folder that keeps finished calls

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from harness.context import Context, running
@@ -116,10 +116,8 @@ class Evaluator:
         return _Job(example, arguments, context)
 
     def _all_threads(self, jobs: Sequence[_Job], done: _Done) -> list[Run]:
-        workers = max(1, min(self._concurrency, len(jobs)))
-        with ThreadPoolExecutor(workers, thread_name_prefix="bt-run") as pool:
-            futures = [pool.submit(copy_context().run, self._run, job, done) for job in jobs]
-            return _collect(futures)
+        pool = _threads(self._concurrency)
+        return _collect([pool.submit(copy_context().run, self._run, job, done) for job in jobs])
 
     def _all_async(self, jobs: Sequence[_Job], done: _Done) -> list[Run]:
         async def one(job: _Job, free: asyncio.Semaphore) -> Run:
@@ -133,11 +131,10 @@ class Evaluator:
             return [task.result() for task in tasks]
 
         # A thread of its own, since the caller's may have a running loop already.
-        with ThreadPoolExecutor(1, thread_name_prefix="bt-run") as pool:
-            try:
-                return pool.submit(copy_context().run, asyncio.run, everything()).result()
-            except BaseExceptionGroup as group:
-                raise _first(group) from group
+        try:
+            return _threads(self._concurrency).submit(copy_context().run, asyncio.run, everything()).result()
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
 
     def _run(self, job: _Job, done: _Done) -> Run:
         with running(job.context):
@@ -201,6 +198,12 @@ class _Job:
     example: Example
     arguments: dict[str, Any]
     context: Context
+
+
+@cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    """The threads that programs run in, kept from one evaluation to the next: starting them costs more than a call."""
+    return ThreadPoolExecutor(number, thread_name_prefix="bt-run")
 
 
 def spend_of(runs: Iterable[Run]) -> Spend:

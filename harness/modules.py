@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import sys
@@ -46,14 +45,12 @@ class Module(Generic[P, R]):
             return self._ask(inputs)  # type: ignore[return-value]
         context = current()
         call = _Call(self.signature, context, inputs)
-        return call.finish(lambda: context.client.submit(call.request).result())  # type: ignore[no-any-return]
+        return call.finish(context.client.call(call.request))  # type: ignore[no-any-return]
 
     async def _ask(self, inputs: Mapping[str, Any]) -> Any:
         context = current()
         call = _Call(self.signature, context, inputs)
-        future = asyncio.wrap_future(context.client.submit(call.request))
-        await asyncio.wait([future])
-        return call.finish(future.result)
+        return call.finish(await context.client.ask(call.request))
 
     def messages(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Message, ...]:
         """The chat turns that a call with these arguments would send with the original prompt."""
@@ -91,8 +88,7 @@ class _Call:
         values = to_json(signature.inputs, inputs)
         self._place = self._recorder.start(ModuleCall(signature, values, request))
 
-    def finish(self, reply_of: Callable[[], Reply]) -> Any:
-        reply = reply_of()
+    def finish(self, reply: Reply) -> Any:
         seen: dict[str, Any] = {"completion": reply.completion, "cached": reply.cached}
         try:
             outputs = read_reply(self._signature, reply.completion.text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError, LMError, NothingToTrainError
+from harness.errors import HarnessError, LMError, SuiteError
 from harness.optimize.strategy import Strategy, parse_strategy, strategy_id, strategy_text
 from harness.options import Options
 from harness.suites import METRIC_INPUTS, Suite, suite_of
@@ -66,9 +66,7 @@ class Session:
         ids: list[Any] = [pytest.HIDDEN_PARAM]
         if self.options.optimize:
             ids = [*map(strategy_id, self.options.strategies), BEST]
-        metafunc.parametrize(
-            names, [pytest.param(*[key] * len(names), id=key) for key in ids], scope="function"
-        )
+        metafunc.parametrize(names, [pytest.param(*[key] * len(names), id=key) for key in ids], scope="function")
 
     def check(self, items: Sequence[pytest.Item]) -> None:
         """Raises `pytest.UsageError` for an LM that is none, and for two suites of one name."""
@@ -113,12 +111,10 @@ class Session:
                     self._choose(item, suite)
                 else:
                     self._strategy(item, suite, parse_strategy(str(key), _letters()))
-        except LMError as error:
-            if error.fatal:  # every later call would fail like this one
-                item.session.shouldstop = f"{error}"
-            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
         except HarnessError as error:
-            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+            if isinstance(error, LMError) and error.fatal:  # every later call would fail like this one
+                item.session.shouldstop = f"{error}"
+            raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None
 
     def _evaluate(self, item: pytest.Function, suite: Suite) -> None:
         """Score the committed tuned program, or the untuned one, on test and judge the gate."""
@@ -165,7 +161,7 @@ class Session:
         by_strategy = {s: self._results(item, suite, s) for s in self.options.strategies}
         chosen = choose(list(by_strategy.values()))
         if not chosen:
-            raise NothingToTrainError(f"suite {suite.name!r}: no strategy has a score to choose by.")
+            raise SuiteError(f"suite {suite.name!r}: no strategy has a score to choose by.")
         gate = self._gate(suite, chosen)
         best = max(chosen, key=lambda result: result.validation.mean if result.validation else 0.0)
         if self.options.save is not None:

@@ -1,4 +1,4 @@
-"""The durable store: finished LM calls, trainings and evaluations, each row written once under its digest.
+"""The durable store: finished LM calls, trainings and evaluations, each under the digest of what was asked.
 
 A folder holds one SQLite file; any other database that SQLAlchemy knows is reached by its URL. Every write is a
 transaction of its own, so whatever was acknowledged outlives a SIGKILL. Any number of threads and processes may
@@ -132,11 +132,17 @@ class Store:
             with self.lock("schema"):
                 self._prepare_schema()
             return
-        try:
-            self._prepare_schema()
-        except StoreError:
-            # A server without a folder has no lock: another process may have made the tables meanwhile.
-            self._prepare_schema()
+        # A server without a folder has no lock, so two processes can make the same table; one of them fails, with
+        # what depends on the database, and finds the table at its next look.
+        for attempt in range(1, len(_metadata.tables) + 2):
+            try:
+                self._prepare_schema()
+                return
+            except StoreError as error:
+                known = "already exists" in str(error) or "duplicate" in str(error).lower()
+                if not known or attempt > len(_metadata.tables):
+                    raise
+            time.sleep(0.05 * attempt)
 
     def _prepare_schema(self) -> None:
         with self._connection() as connection:
@@ -183,8 +189,14 @@ class Store:
 
     def put_call(self, key: str, request: Request, completion: Completion) -> bool:
         """Keep a finished LM call; False where another writer was first, whose completion then stands."""
-        values = {"request": _dumps(asdict(request)), "completion": _dumps(asdict(completion))}
-        return self._put(_calls, key, values)
+        row = {
+            "key": key,
+            "request": _dumps(asdict(request)),
+            "completion": _dumps(asdict(completion)),
+            "created": time.time(),
+        }
+        with self._connection() as connection:
+            return self._insert(connection, _calls, row)
 
     def get_training(self, key: str) -> TrainingResult | None:
         """The result of a finished training. Raises `StoreError` where its row cannot be read."""
@@ -197,9 +209,9 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged("trainings", key, error) from None
 
-    def put_training(self, key: str, result: TrainingResult) -> bool:
-        """Keep a finished training; False where another writer was first, whose result then stands."""
-        return self._put(_trainings, key, {"result": _dumps(result.to_json())})
+    def put_training(self, key: str, result: TrainingResult) -> None:
+        """Keep a finished training; a later one under the same key replaces it (its adapter was lost)."""
+        self._replace(_trainings, key, {"result": _dumps(result.to_json())})
 
     def get_evaluation(self, key: str) -> Any:
         """The JSON value of an evaluation, or None. Raises `StoreError` where its row cannot be read."""
@@ -212,14 +224,8 @@ class Store:
             raise self._damaged("evaluations", key, error) from None
 
     def put_evaluation(self, key: str, record: Any) -> None:
-        """Keep a JSON value; a later one under the same key replaces it (unscored examples get their score)."""
-        values = {"record": _dumps(record), "created": time.time()}
-        update = _evaluations.update().where(_evaluations.c.key == key).values(values)
-        with self._connection() as connection:
-            # Twice at most: whoever loses the race to insert finds the row to update.
-            if connection.execute(update).rowcount or self._insert(connection, _evaluations, {"key": key, **values}):
-                return
-            connection.execute(update)
+        """Keep a JSON value; a later one under the same key replaces it (unscored examples got their score)."""
+        self._replace(_evaluations, key, {"record": _dumps(record)})
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -263,9 +269,14 @@ class Store:
             text: str | None = connection.scalar(query, {"wanted": key})
         return text
 
-    def _put(self, table: sa.Table, key: str, values: dict[str, str]) -> bool:
+    def _replace(self, table: sa.Table, key: str, values: dict[str, str]) -> None:
+        row = {"created": time.time(), **values}
+        update = table.update().where(table.c.key == key).values(row)
         with self._connection() as connection:
-            return self._insert(connection, table, {"key": key, "created": time.time(), **values})
+            if connection.execute(update).rowcount or self._insert(connection, table, {"key": key, **row}):
+                return
+            # Another writer inserted the row in between.
+            connection.execute(update)
 
     @staticmethod
     def _insert(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
@@ -307,7 +318,7 @@ def _is_sqlite(url: sa.URL) -> bool:
 def _parsed(text: str) -> sa.URL:
     try:
         return sa.make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # The text is not repeated: it may hold a password.
         raise StoreError("the store's URL cannot be read; it looks like postgresql+psycopg://HOST/NAME") from None
 

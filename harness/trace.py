@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.errors import ModuleDefinitionError
 from harness.lm.request import Completion, Request
 from harness.results import Spend
 from harness.signature import Signature
@@ -58,10 +59,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self._calls: list[ModuleCall] = []
+        self._modules: dict[str, Signature] = {}
         self._asked: Counter[str] = Counter()
 
     def start(self, call: ModuleCall) -> int:
-        """Reserve the call's place in the trace."""
+        """Reserve the call's place in the trace.
+
+        Raises `ModuleDefinitionError` where another module of this run has the same name: they would share a
+        prompt.
+        """
+        if self._modules.setdefault(call.module, call.signature) is not call.signature:
+            raise ModuleDefinitionError(
+                f"two modules of the program are named {call.module!r}; tell them apart by @module(name=...)."
+            )
         self._calls.append(call)
         return len(self._calls) - 1
 

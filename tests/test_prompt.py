@@ -54,9 +54,7 @@ TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Point, st.builds(Point, x=st.integers(), label=st.text())),
     (
         Box,
-        st.builds(
-            Box, size=st.sampled_from(Size), points=st.lists(st.builds(Point, x=st.integers(), label=st.text()))
-        ),
+        st.builds(Box, size=st.sampled_from(Size), points=st.lists(st.builds(Point, x=st.integers(), label=st.text()))),
     ),
 ]
 fields_and_values = st.lists(

@@ -84,8 +84,8 @@ class _Flight:
 class Client:
     """Answers LM calls, from the store where it can. Thread-safe; a context manager that closes it.
 
-    ``store`` None keeps the last 10,000 calls in memory. ``owns_store`` closes the store with the client. ``sleep``
-    is how the client waits before another try, in seconds.
+    ``store`` None keeps the last 10,000 calls in memory. ``sleep`` is how the client waits before
+    another try, in seconds.
     """
 
     def __init__(
@@ -97,10 +97,8 @@ class Client:
         gate: Gate | None = None,
         on_call: Observer | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        owns_store: bool = False,
     ) -> None:
         self._store: Store | _Memory = _Memory() if store is None else store
-        self._owned = store if owns_store else None
         self._factory = provider_factory
         self._retry = retry or RetryPolicy()
         self._gate = gate
@@ -203,8 +201,6 @@ class Client:
             with contextlib.suppress(FutureTimeoutError):
                 self._writer.submit(lambda: None).result(_SHUTDOWN_SECONDS)
             self._writer.shutdown(wait=False)
-            if self._owned is not None:
-                self._owned.close()
             if loop is not None and thread is not None:
                 stopped = asyncio.run_coroutine_threadsafe(_cancel_all(_SHUTDOWN_SECONDS), loop)
                 stopped.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))

@@ -35,7 +35,8 @@ class Endpoint:
     """How to reach an endpoint. ``timeout`` is for one try, in seconds; ``concurrency`` in requests.
 
     ``api_key_env`` names the environment variable that holds the key; without it litellm looks where the
-    provider's own documentation says. The key itself is never part of a setting. ``headers`` are sent along.
+    provider's own documentation says. The key itself is never part of a setting. ``headers`` are sent along; at
+    level DEBUG litellm logs them, while it masks keys, so a secret belongs into the key.
     Raises `UsageError` for a limit that makes no sense or a URL that is none.
     """
 

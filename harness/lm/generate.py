@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +43,8 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """
 
     _room = 64
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +85,15 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def _selected(self, old: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         length = old.shape[-2]
         chosen = old.new_empty((len(indices), old.shape[1], length + self._room, old.shape[-1]))
-        chosen[..., :length, :] = old[indices]
+        runs = [(source, len(list(run))) for source, run in groupby(indices.tolist())]
+        if 2 * len(runs) > len(indices):
+            chosen[..., :length, :] = old[indices]
+            return chosen
+        # Rows that share a prefix lie together: written straight from the one they share, without a copy between.
+        start = 0
+        for source, count in runs:
+            chosen[start : start + count, :, :length] = old[source]
+            start += count
         return chosen
 
 

@@ -107,10 +107,10 @@ class LocalProvider:
         abandoned = threading.Event()
         future: Future[TrainingResult] = Future()
 
-        def work(served: ServedModel) -> TrainingResult:
+        def work(served: ServedModel, closed: Callable[[], bool]) -> TrainingResult:
             from harness.train.sft import fine_tune
 
-            return fine_tune(served, job, adapters, progress, abandoned.is_set)
+            return fine_tune(served, job, adapters, progress, lambda: abandoned.is_set() or closed())
 
         self._engine.put(_Work(work, future))
         try:
@@ -214,12 +214,13 @@ def _file_digest(path: Path) -> str:
         return hasher.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class _Call:
-    """A completion that is waited for."""
+    """A completion that is waited for. ``ids`` are kept, since several batches may pass before its turn comes."""
 
     request: Request
     future: Future[Completion]
+    ids: list[int] | None = None
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -227,7 +228,8 @@ class _Call:
 class _Work:
     """Anything else that needs the model alone."""
 
-    run: Callable[[ServedModel], Any]
+    run: Callable[[ServedModel, Callable[[], bool]], Any]
+    """Called with the model and with what tells whether the engine is being closed."""
     future: Future[Any]
 
 
@@ -259,8 +261,11 @@ class _Engine:
         with self._lock:
             self._closed = True
             thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            self._queue.put(None)
+        if thread is None:
+            return
+        self._queue.put(None)
+        # The garbage collector may close a provider from any thread, this one included.
+        if thread is not threading.current_thread():
             thread.join()
         self._served = self._decoder = None
 
@@ -302,7 +307,7 @@ class _Engine:
         if not work.future.set_running_or_notify_cancel():
             return
         try:
-            result = work.run(self._model())
+            result = work.run(self._model(), lambda: self._closed)
         except Exception as error:  # noqa: BLE001 - whoever waits for the work gets the error
             _fail(work.future, error)
         else:
@@ -376,14 +381,11 @@ class _Engine:
         )
 
     def _encoded(self, call: _Call) -> list[int]:
-        # A call may be looked at for several batches before its turn comes.
-        known: list[int] | None = getattr(call.future, "_bt_ids", None)
-        if known is None:
+        if call.ids is None:
             from harness.lm.encode import encode_prompt
 
-            known = encode_prompt(self._model().tokenizer, call.request.messages)
-            call.future._bt_ids = known  # type: ignore[attr-defined]
-        return known
+            call.ids = encode_prompt(self._model().tokenizer, call.request.messages)
+        return call.ids
 
     def _run(self, calls: list[_Call], rows: list[Row], batch: Batch) -> None:
         """Decode a batch. Where it fails, its halves are tried, down to the one call that cannot be answered."""
@@ -403,8 +405,11 @@ class _Engine:
                 ),
             )
 
+        def pointless() -> bool:
+            return self._closed or all(calls[index].future.done() for index in batch.rows)
+
         try:
-            self._decoder.run(rows, batch, finished, lambda: self._closed)
+            self._decoder.run(rows, batch, finished, pointless)
         except Exception as error:  # noqa: BLE001 - out of memory, or a row the model cannot take
             left = [index for index in batch.rows if not calls[index].future.done()]
             if len(left) == 1:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from harness.errors import UnknownModelError
-from harness.lm.client import Client, Gate, Observer
+from harness.errors import UnknownModelError, UsageError
 from harness.lm.endpoint import Endpoint, EndpointProvider
 from harness.lm.request import Provider, ProviderFactory
-from harness.lm.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from harness.store import Store
     from harness.train.adapters import Adapters
 
-__all__ = ["check_model", "make_client", "make_provider_factory"]
+__all__ = ["check_model", "make_provider_factory", "register"]
 
 _MODEL = re.compile(r"[A-Za-z][\w.-]*/\S.*")
 
@@ -48,44 +44,31 @@ def make_provider_factory(
     def make(model: str) -> Provider:
         check_model(model)
         prefix = model.partition("/")[0]
-        if prefix == "local":
-            from harness.lm.local import LocalProvider
-
-            return LocalProvider(model, adapters)
+        if prefix in _MAKERS:
+            return _MAKERS[prefix](model, adapters)
         return EndpointProvider(model, table.get(model) or table.get(f"{prefix}/*"))
 
     return make
 
 
-def make_client(
-    store: Store | Path | str | None = None,
-    *,
-    endpoints: Mapping[str, Endpoint] | None = None,
-    adapters: Adapters | None = None,
-    retry: RetryPolicy | None = None,
-    gate: Gate | None = None,
-    on_call: Observer | None = None,
-) -> Client:
-    """A client for every kind of LM. A folder or URL as ``store`` is opened here and closed with the client.
+Maker = Callable[[str, "Adapters | None"], Provider]
+"""Makes the provider of a model string; the adapters are those that weight optimization stores."""
 
-    Without ``adapters`` those beside the store, in its ``adapters`` folder, are used. Raises `StoreError`.
+
+def register(prefix: str, make: Maker) -> None:
+    """Let ``PREFIX/...`` model strings be served by a provider of your own, from a ``conftest.py`` say.
+
+    Raises `UsageError` for a prefix that no model string can have, and for ``local``.
     """
-    opened = isinstance(store, str | Path)
-    if isinstance(store, str | Path):
-        from harness.store import Store as _Store
+    if prefix == "local" or "/" in prefix or not _MODEL.fullmatch(f"{prefix}/x"):
+        raise UsageError(f"a provider cannot be named {prefix!r}: the name is taken or no word.")
+    _MAKERS[prefix] = make
 
-        kept: Store | None = _Store.open(store)
-    else:
-        kept = store
-    if adapters is None and kept is not None and kept.folder is not None:
-        from harness.train.adapters import Adapters as _Adapters
 
-        adapters = _Adapters(kept.folder / "adapters")
-    return Client(
-        kept,
-        make_provider_factory(endpoints, adapters=adapters),
-        retry=retry,
-        gate=gate,
-        on_call=on_call,
-        owns_store=opened,
-    )
+def _local(model: str, adapters: Adapters | None) -> Provider:
+    from harness.lm.local import LocalProvider
+
+    return LocalProvider(model, adapters)
+
+
+_MAKERS: dict[str, Maker] = {"local": _local}

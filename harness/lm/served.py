@@ -115,6 +115,9 @@ class ServedModel:
     def detach(self, name: str) -> None:
         """Drop an adapter by its PEFT name; the base model's weights are untouched."""
         if self._peft is not None and name in self._peft.peft_config:
+            # PEFT warns where it has to choose another active adapter itself.
+            if remaining := [known for known in self._peft.peft_config if known != name]:
+                self.activate(remaining[0], trainable=False)
             self._peft.delete_adapter(name)
         self._active = None
 

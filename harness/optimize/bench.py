@@ -38,9 +38,12 @@ class Bench:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A step's new state, what it cost, and in words what it did."""
+    """A step's new state, what it cost, and in words what it did.
 
-    state: State
+    ``state`` is None where the step had nothing to work with; ``notes`` then says why.
+    """
+
+    state: State | None
     spend: Spend
     notes: str
 
@@ -49,8 +52,5 @@ class Step(Protocol):
     """One kind of optimization. Registered under a letter in `harness.optimize.steps`."""
 
     def __call__(self, state: State, bench: Bench, task: str) -> Outcome:
-        """Improve ``state``; ``task`` names the work in progress messages.
-
-        Raises `NothingToTrainError` where the step has nothing to work with.
-        """
+        """Improve ``state``; ``task`` names the work in progress messages."""
         ...

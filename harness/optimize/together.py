@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.errors import NothingToTrainError
 from harness.lm.request import digest_of
 from harness.optimize.bench import Bench
 from harness.optimize.settings import as_json
@@ -29,8 +28,6 @@ class _Node:
     state: State | None
     step: StepResult | None = None
     reason: str = ""
-    validation: Evaluation | None = None
-    test: Evaluation | None = None
 
 
 class Together:
@@ -50,18 +47,19 @@ class Together:
     def _scored(self, strategy: Strategy, reference: float | None) -> StrategyResult:
         taken = set(self._nodes)
         node = self._reach(strategy)
-        path = [self._nodes[strategy[:end]] for end in range(1, len(strategy) + 1) if strategy[:end] in self._nodes]
-        steps = tuple(place.step for place in path if place.step is not None)
-        spend = Spend()
-        for end, step in enumerate(steps, start=1):
-            spend += step.spend.as_cached() if strategy[:end] in taken else step.spend
+        steps, spend = [], Spend()
+        for end in range(1, len(strategy) + 1):
+            step = self._nodes[strategy[:end]].step
+            if step is not None:
+                steps.append(step)
+                spend += step.spend.as_cached() if strategy[:end] in taken else step.spend
         lm = self._nodes[()].state
         result = StrategyResult(
             suite=self.bench.evaluator.suite,
             strategy=strategy_text(strategy),
             seed=self.bench.seed,
             lm=lm.lm.model if lm else "",
-            steps=steps,
+            steps=tuple(steps),
             spend=spend,
             reason=node.reason,
             reference=reference,
@@ -80,7 +78,8 @@ class Together:
     def _reach(self, path: Strategy) -> _Node:
         if path not in self._nodes:
             before = self._reach(path[:-1])
-            self._nodes[path] = before if before.state is None else self._take(path, before.state)
+            blocked = replace(before, step=None)
+            self._nodes[path] = blocked if before.state is None else self._take(path, before.state)
         return self._nodes[path]
 
     def _take(self, path: Strategy, state: State) -> _Node:
@@ -89,12 +88,10 @@ class Together:
         key = digest_of([state.digest, letter, as_json(bench.settings), bench.splits.digest, bench.seed])
         task = f"{bench.evaluator.suite} {strategy_text(path)}"
         with self._store.lock(f"edge-{key}"):
-            try:
-                outcome = STEPS[letter](state, bench, task)
-            except NothingToTrainError as error:
-                return _Node(None, reason=str(error))
-        step = StepResult(letter, outcome.state.digest, outcome.spend, outcome.notes)
-        return _Node(outcome.state, step)
+            outcome = STEPS[letter](state, bench, task)
+        reached = outcome.state.digest if outcome.state is not None else ""
+        step = StepResult(letter, reached, outcome.spend, outcome.notes)
+        return _Node(outcome.state, step, "" if outcome.state is not None else outcome.notes)
 
     def _evaluate(self, path: Strategy, state: State, split: str) -> Evaluation:
         task = f"{self.bench.evaluator.suite} {strategy_text(path)}: {split}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.errors import NothingToTrainError
 from harness.evaluate import Run
 from harness.optimize.bench import Bench, Outcome
 from harness.optimize.bootstrap import bootstrap
@@ -19,12 +18,12 @@ __all__ = ["chat_examples", "optimize_weights"]
 def optimize_weights(state: State, bench: Bench, task: str) -> Outcome:
     """Fine-tune on the current program's passing traces, then reset every prompt to the original.
 
-    Raises `NothingToTrainError` where no trace passes.
+    There is no new state where no trace passes.
     """
     found = bootstrap(state, bench.splits.train, bench, task)
     examples = chat_examples(found.runs)
     if not examples:
-        raise NothingToTrainError(f"no trace to train on: {found.summary}")
+        return Outcome(None, found.spend, f"no trace to train on: {found.summary}")
     job = TrainingJob(state.lm, examples, bench.settings.lora, bench.seed)
     trained = bench.train(job, f"{task}: training")
     result = trained.result

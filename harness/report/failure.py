@@ -45,11 +45,12 @@ def _verdict(evaluation: Evaluation, interval: Interval | None, threshold: float
         yield f"{name} has no score: none of the {len(evaluation.scores)} {split} examples could be scored"
         return
     score, limit = (percent(mean), "") if threshold is None else distinct_percents(mean, threshold)
-    bounds = "" if interval is None else f"{CONFIDENCE:.0%} interval {percent(interval.low)}–{percent(interval.high)}, "
+    level = f"{100 * CONFIDENCE:.0f} %"
+    bounds = "" if interval is None else f"{level} interval {percent(interval.low)}–{percent(interval.high)}, "
     words = ""
     if threshold is not None:
-        words = f", {'under' if mean < threshold else 'not under'} the threshold of {limit}"
-    yield f"{name} scores {score} on {split} ({bounds}n = {n}){words}"
+        words = f", {'under' if mean < threshold else 'not under'} the threshold of {limit} %"
+    yield f"{name} scores {score} % on {split} ({bounds}n = {n}){words}"
     if threshold is not None and interval is not None and mean < threshold <= interval.high:
         yield "The threshold lies inside the interval: more examples would tell whether it is really missed."
 
@@ -71,7 +72,7 @@ def _worst(evaluation: Evaluation) -> Iterator[str]:
     shown = sorted(imperfect, key=lambda s: s.score or 0.0)[:WORST]
     if not shown:
         return
-    more = f" of {len(imperfect)} that score under 100" if len(imperfect) > len(shown) else ""
+    more = f" of {len(imperfect)} that score under 100 %" if len(imperfect) > len(shown) else ""
     yield ""
     yield f"The worst {'example' if len(shown) == 1 else f'{len(shown)} examples'}{more}:"
     for score in shown:
@@ -81,7 +82,7 @@ def _worst(evaluation: Evaluation) -> Iterator[str]:
 
 def _example(score: ExampleScore) -> Iterator[str]:
     kind = ", unparsable" if score.kind == "unparsable" else ""
-    yield f"  {shorten(one_line(score.example), 100, 1)}: {percent(score.score)}{kind}"
+    yield f"  {shorten(one_line(score.example), 100, 1)}: {percent(score.score)} %{kind}"
     for name, text in (
         ("inputs", score.inputs),
         ("prediction", score.prediction),

@@ -105,6 +105,7 @@ def _result(result: StrategyResult) -> ResultModel:
     return ResultModel(
         seed=result.seed,
         reason=_text(result.reason),
+        state=result.state,
         validation=_evaluation(result.validation),
         test=_evaluation(result.test),
         steps=[_step(step) for step in result.steps],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -28,6 +28,9 @@ __all__ = ["LiveProgress", "NullProgress", "PlainProgress", "Progress", "progres
 
 REDRAWS = 5
 """A second. Calls only add to counters; a thread of its own draws them."""
+
+BAR_FROM = 100
+"""Columns from which there is room for a bar beside the figures."""
 
 WINDOW = 30.0
 """Seconds of the past that the time left is reckoned from: an early burst of cached calls tells nothing."""
@@ -63,10 +66,11 @@ class _Task:
             return None
         return (self.total - self.done) * (now - then) / (self.done - before)
 
-    def words(self) -> str:
-        """``735 of 800 calls, 120 cached, 45,000 tokens``."""
+    def words(self, *times: str) -> str:
+        """``735 of 800 calls, 1m 32s, 8s left, 120 cached, 45,000 tokens``: cut off at its end, it still serves."""
         total = "" if self.total is None or self.total == self.done else f" of {self.total:,}"
-        parts = [f"{self.done:,}{total} {self.unit}"]
+        unit = self.unit.removesuffix("s") if self.done == 1 and not total else self.unit
+        parts = [f"{self.done:,}{total} {unit}", *times]
         parts += [f"{self.cached:,} cached"] if self.cached else []
         parts += [f"{count(self.tokens)} tokens"] if self.tokens else []
         return ", ".join(parts)
@@ -99,7 +103,7 @@ class _Counting:
             found = self._tasks.pop(task, None)
         if found is None:
             return None
-        line = f"{one_line(task)}: {found.words()}, {duration(self._clock() - found.began)}"
+        line = f"{one_line(task)}: {found.words(duration(self._clock() - found.began))}"
         return f"{line} – {one_line(note)}" if note else line
 
 
@@ -146,9 +150,9 @@ class LiveProgress(_Counting):
     """The steps under way, redrawn in place; each finished one leaves a line above.
 
     Drawn only inside the ``with`` block, which erases what is drawn and gives the cursor back however it ends,
-    also by KeyboardInterrupt. The cursor must stand at the beginning of a line: pytest's
-    ``TerminalReporter.ensure_newline()`` sees to that. ``console`` must write past pytest's capture
-    (`progress_for` makes such a one). Blocks may follow one another, not nest.
+    also by KeyboardInterrupt. A line that pytest has begun is left alone: the drawing starts on the next one.
+    ``console`` must write past pytest's capture (`progress_for` makes such a one). Blocks may follow one another,
+    not nest.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -165,6 +169,11 @@ class LiveProgress(_Counting):
                 self._console.print(Text(line, style="dim"), soft_wrap=True)
 
     def __enter__(self) -> Self:
+        # A line's width of blanks: begun in the middle of a line they run over to the next one, begun at its start
+        # they do not, since terminals wrap only when something follows. The return then goes to a free line.
+        with suppress(OSError):
+            self._console.file.write(" " * self._console.width + "\r")
+            self._console.file.flush()
         # Both streams stay as they are: pytest has its own hands on them.
         self._live = Live(
             console=self._console,
@@ -190,16 +199,22 @@ class LiveProgress(_Counting):
         now = self._clock()
         grid = Table.grid(padding=(0, 2, 0, 0))
         with self._lock:
-            rows = [(name, t.words(), t.done, t.total, now - t.began, t.left(now)) for name, t in self._tasks.items()]
-        for name, words, done, total, passed, left in rows:
-            time_left = "" if left is None else f", about {duration(left)} left"
-            grid.add_row(
-                self._spinner,
-                Text(one_line(name), overflow="ellipsis", no_wrap=True),
-                ProgressBar(total=total, completed=done, width=12, pulse=total is None),
-                Text(f"{words}, {duration(passed)}{time_left}", style="dim", overflow="ellipsis", no_wrap=True),
-            )
+            rows = [(name, task.done, task.total, _live_words(task, now)) for name, task in self._tasks.items()]
+        for name, done, total, words in rows:
+            cells: list[RenderableType] = [self._spinner, _cell(one_line(name))]
+            if self._console.width >= BAR_FROM:
+                cells.append(ProgressBar(total=total, completed=done, width=20, pulse=total is None))
+            grid.add_row(*cells, _cell(words, style="dim"))
         return grid
+
+
+def _live_words(task: _Task, now: float) -> str:
+    left = task.left(now)
+    return task.words(duration(now - task.began), *([] if left is None else [f"{duration(left)} left"]))
+
+
+def _cell(text: str, style: str = "") -> Text:
+    return Text(text, style=style, overflow="ellipsis", no_wrap=True)
 
 
 def progress_for(stream: TextIO, *, quiet: bool = False) -> Progress:
@@ -214,11 +229,12 @@ def progress_for(stream: TextIO, *, quiet: bool = False) -> Progress:
         return NullProgress()
     own = _duplicate(stream)
     if stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", ""):
-        return LiveProgress(Console(file=own, force_terminal=True, markup=False, emoji=False, highlight=False))
+        return LiveProgress(_Terminal(file=own, force_terminal=True, markup=False, emoji=False, highlight=False))
 
     def write(line: str) -> None:
-        own.write(f"{line}\n")
-        own.flush()
+        with suppress(OSError):
+            own.write(f"{line}\n")
+            own.flush()
 
     return PlainProgress(write)
 

@@ -6,7 +6,7 @@ a field makes a new one.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -81,10 +81,14 @@ class StepModel(_Model):
 
 
 class ResultModel(_Model):
-    """One strategy with one seed; ``reason`` says why there is no score, else it is empty."""
+    """One strategy with one seed; ``reason`` says why there is no score, else it is empty.
+
+    ``state`` is the LM, its adapter and every prompt that is not the original; empty where there is no score.
+    """
 
     seed: int
     reason: str
+    state: dict[str, Any]
     validation: EvaluationModel | None
     test: EvaluationModel | None
     steps: list[StepModel]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.report.format import strategy_label
 from harness.results import Evaluation, GateResult, Spend, StrategyResult, SuiteRun
 from harness.stats import Difference, holm, interval, mean_sd, paired_difference
 
-__all__ = ["CONFIDENCE", "Comparison", "Score", "StrategySummary", "SuiteSummary", "summarize"]
+__all__ = ["CONFIDENCE", "Comparison", "Score", "StrategySummary", "SuiteSummary", "score_of", "summarize"]
 
 CONFIDENCE = 0.95
 """Of every interval; a difference is significant where its adjusted p-value is under 1 - CONFIDENCE."""
@@ -117,7 +117,7 @@ def _suite(suite: str, lm: str, results: list[StrategyResult], gates: Sequence[G
         seeds=tuple(sorted({r.seed for r in results})),
         strategies=tuple(rows),
         gates=tuple(gates),
-        spend=_total(r.spend for r in results),
+        spend=_total(results),
     )
 
 
@@ -138,7 +138,7 @@ def _strategy(label: str, results: list[StrategyResult], chosen: bool) -> Strate
         comparison=None,
         reasons=tuple((reason, tuple(seeds)) for reason, seeds in reasons.items()),
         reference=next((r.reference for r in results if r.reference is not None), None),
-        spend=_total(r.spend for r in results),
+        spend=_total(results),
         chosen=chosen,
     )
 
@@ -151,14 +151,22 @@ def _reason(result: StrategyResult) -> str:
     return "" if result.validation is not None else "not evaluated"
 
 
-def _total(spends: Iterable[Spend]) -> Spend:
+def _total(results: Sequence[StrategyResult]) -> Spend:
+    """What ``results`` cost in all. A training that strategies share is in each one's seconds, and once here."""
     total = Spend()
-    for spend in spends:
-        total += spend
-    return total
+    seconds: dict[object, float] = {}
+    for number, result in enumerate(results):
+        total += result.spend
+        if not result.steps:
+            seconds[number] = result.spend.training_seconds
+        for step in result.steps:
+            seconds[result.seed, step.state] = step.spend.training_seconds
+    # Rounded once, so that the sum is the same in whatever order the items finished.
+    return replace(total, training_seconds=math.fsum(seconds.values()))
 
 
 def score_of(evaluations: Sequence[Evaluation | None]) -> Score | None:
+    """The score over the seeds, one evaluation of the same split each; None where no example is scored."""
     present = [e for e in evaluations if e is not None]
     scored = [e for e in present if e.values]
     if not scored:

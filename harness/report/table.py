@@ -147,7 +147,7 @@ class SuiteTable:
     def _columns(self, detail: Literal["full", "compact", "scores"]) -> Iterator[_Column]:
         rows = self.summary.strategies
         wide = detail == "full"
-        level = f"{CONFIDENCE:.0%}".replace("%", " %")
+        level = f"{100 * CONFIDENCE:.0f} %"
         yield _Column("strategy", _name, justify="left")
         if any(row.validation for row in rows):
             yield _Column("valid.", lambda row: Text(_mean(row.validation)))
@@ -243,17 +243,23 @@ def _notes(summary: SuiteSummary) -> Iterator[tuple[str, Text]]:
     for reason, strategies in by_reason.items():
         yield DASH, Text(f"{', '.join(strategies)}: {reason}", style="yellow")
     for split in ("validation", "test"):
-        scores = [(r.strategy, r.test if split == "test" else r.validation) for r in rows]
-        unscored = [f"{name} {s.unscored} of {s.examples}" for name, s in scores if s and s.unscored]
-        if unscored:
-            names = ", ".join(unscored)
-            yield (
-                "!",
-                Text(f"unscored in {split} (the LM or the network failed; left out): {names}", "yellow"),
-            )
-        unparsable = [f"{name} {s.unparsable} of {s.examples}" for name, s in scores if s and s.unparsable]
-        if unparsable:
-            yield "?", Text(f"unparsable in {split} (counted as wrong): {', '.join(unparsable)}")
+        yield from _count_notes(split, rows)
+
+
+def _count_notes(split: Literal["validation", "test"], rows: Sequence[StrategySummary]) -> Iterator[tuple[str, Text]]:
+    unscored, unparsable = [], []
+    for row in rows:
+        found = [e for r in row.results if (e := r.test if split == "test" else r.validation) is not None]
+        total = sum(len(e.scores) for e in found)
+        if failed := sum(e.unscored for e in found):
+            unscored.append(f"{row.strategy} {failed:,} of {total:,}")
+        if wrong := sum(e.unparsable for e in found):
+            unparsable.append(f"{row.strategy} {wrong:,} of {total:,}")
+    if unscored:
+        what = f"unscored in {split} (the LM or the network failed; left out)"
+        yield "!", Text(f"{what}: {', '.join(unscored)}", style="yellow")
+    if unparsable:
+        yield "?", Text(f"unparsable in {split} (counted as wrong): {', '.join(unparsable)}")
 
 
 def _comparison_note(compared: Sequence[Comparison]) -> Iterator[tuple[str, Text]]:

@@ -70,6 +70,8 @@ def fine_tune(
                         "or use a smaller model."
                     ) from error
                 micro = smaller
+            except (RuntimeError, ValueError) as error:
+                raise TrainingError(f"The training failed: {error} Check the LoRA settings, or free memory.") from error
             finally:
                 _release(served)
     return TrainingResult(
@@ -156,33 +158,36 @@ def _train_once(
     )
     steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)
     with tempfile.TemporaryDirectory(prefix="bt-train-") as scratch:
+        args = SFTConfig(
+            output_dir=scratch,
+            seed=job.seed,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=settings.batch_size // micro,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.schedule,
+            warmup_steps=math.ceil(steps * settings.warmup_ratio),
+            max_length=None,
+            packing=False,
+            loss_type="nll" if _trains_head(model) else "chunked_nll",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            gradient_checkpointing=checkpointing,
+            bf16=cuda and served.base.dtype == torch.bfloat16,
+            use_cpu=not cuda,
+            optim="adamw_torch",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=cuda,
+            dataloader_num_workers=0,
+        )
+        # One GPU, the one the model is on: the trainer would spread over all it sees.
+        args._n_gpu = min(args.n_gpu, 1)
         trainer = Trainer(
             model=model,
-            args=SFTConfig(
-                output_dir=scratch,
-                seed=job.seed,
-                num_train_epochs=settings.epochs,
-                per_device_train_batch_size=micro,
-                gradient_accumulation_steps=settings.batch_size // micro,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type=settings.schedule,
-                warmup_steps=math.ceil(steps * settings.warmup_ratio),
-                max_length=None,
-                packing=False,
-                loss_type="nll",
-                dataset_kwargs={"skip_prepare_dataset": True},
-                gradient_checkpointing=checkpointing,
-                bf16=cuda and served.base.dtype == torch.bfloat16,
-                use_cpu=not cuda,
-                optim="adamw_torch",
-                logging_steps=1,
-                logging_first_step=False,
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-                dataloader_pin_memory=cuda,
-                dataloader_num_workers=0,
-            ),
+            args=args,
             train_dataset=dataset,
             processing_class=served.tokenizer,
             data_collator=DataCollatorForLanguageModeling(pad_token_id=_pad(served.tokenizer)),
@@ -194,6 +199,8 @@ def _train_once(
         finally:
             # Mixed precision wraps the model's forward; generation must not run through it.
             trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+            # So does the loss that computes logits where there are labels alone.
+            served.base.__dict__.pop("forward", None)
             if checkpointing:
                 model.gradient_checkpointing_disable()
                 model.disable_input_require_grads()
@@ -225,6 +232,13 @@ def _prepared(served: ServedModel, job: TrainingJob, adapters: Adapters) -> Any:
         )
     served.activate(_NAME, trainable=True)
     return model
+
+
+def _trains_head(model: Any) -> bool:
+    """Whether the adapter covers the output layer: then TRL cannot skip the logits of the prompt's tokens."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer)
 
 
 def _saved(model: Any, job: TrainingJob, adapters: Adapters) -> str:

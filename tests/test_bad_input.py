@@ -1,0 +1,163 @@
+"""Everything that can be given wrongly has an error of its own that says the cause and the remedy."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from tests.simulated import SUITE
+
+CONFTEST = "from tests import simulated\nsimulated.install()\n"
+GOOD = SUITE.replace("THRESHOLD", "0.1")
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.delenv("BT_LM", raising=False)
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_parity=GOOD)
+    pytester.makeini("[pytest]\nbt_lm = sim/plain\n")
+    return pytester
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bt-optimize", "--bt-strategies", "p -> x"], "*'p -> x' has the unknown step 'x'; steps are p, w*"),
+        (["--bt-optimize", "--bt-strategies", "p ->"], "*has the unknown step ''*"),
+        (["--bt-lm", "gpt"], "*'gpt' names no LM: a model string is PROVIDER/NAME*"),
+        (["--bt-lm", "local/no such folder"], "*there is no folder no such folder*local/nano*"),
+        (["--bt-save", "tuned"], "*--bt-save writes what optimization found; add --bt-optimize*"),
+        (["--bt-strategies", "p"], "*add --bt-optimize*"),
+        (["--bt-preset", "best"], "*no preset 'best'; choose one of default, paper*"),
+        (["--bt-set", "candidates"], "*'candidates' is not NAME=VALUE*"),
+        (["--bt-set", "candidate=3"], "*no setting 'candidate'; settings are *candidates*rank*"),
+        (["--bt-set", "candidates=-1"], "*candidates='-1' is not allowed*at least 0*"),
+        (["--bt-set", "rank=high"], "*rank='high' is not allowed*valid integer*"),
+        (["--bt-seeds", "0,x"], "*--bt-seeds 'x' is not allowed*"),
+        (["--bt-concurrency", "0"], "*--bt-concurrency '0' is not allowed*"),
+    ],
+)
+def test_wrong_options_are_usage_errors(project: pytest.Pytester, options: list[str], message: str) -> None:
+    result = project.runpytest(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('{"number": n, "parity"', '{"n": n, "parity"', "*parameter 'number' is no field of the examples (n, parity)*"),
+        ("rows(200, 25)", "rows(0, 25)", "*the splits 'train' and 'test' share the example {'number': 0,*"),
+        ("rows(200, 25)", "[]", "*the split 'test' is empty*"),
+        ('"test": rows(200, 25)', '"extra": []', "*the split 'test' is missing; there are train, validation, extra*"),
+        ("rows(200, 25)", "[1, 2]", "*a row of 'test' is int, not a mapping*"),
+        ("data=splits", "data=[1]", "*data is list, not a mapping of train, validation and test*"),
+        ("assert prediction == example.parity", "return 1.7", "*MetricError*metric returned 1.7; a score is a bool*"),
+        ("assert prediction == example.parity", "prediction", "*MetricError*returned None and asserts nothing*"),
+        ("assert prediction == example.parity", "return 'yes'", "*MetricError*metric returned 'yes'*"),
+        ("assert prediction == example.parity", "assert example.parities", "*has no field 'parities'*"),
+        ("THRESHOLD", "0.1, settings=dict(candidate=3)", "*no setting 'candidate'*"),
+        ("program=parity", "program=lambda number: 1 / 0", "*program raised ZeroDivisionError*on the example*"),
+    ],
+)
+def test_a_suite_that_does_not_fit_together_fails(project: pytest.Pytester, old: str, new: str, message: str) -> None:
+    source = SUITE if old == "THRESHOLD" else GOOD
+    if old == "THRESHOLD":
+        source = source.replace(
+            ", settings=dict(\n    prompt_train=12, prompt_validation=10, candidates=4, demos=4, rollouts=3)", ""
+        )
+    assert old in source
+    project.makepyfile(test_parity=source.replace(old, new))
+    result = project.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("threshold=0.1", "threshold=85", "*threshold=85 is not between 0 and 1*"),
+        ("program=parity", "program='parity'", "*program= must be a function, not 'parity'*"),
+        ("test_parity(example, prediction)", "test_parity(tmp_path)", "*takes neither 'example' nor 'prediction'*"),
+        ('    """Say whether', '    return 5\n    """Say whether', "*'parity'*test_parity.py*code in its body*"),
+        ("parity(number: int)", "parity(number)", "*'number' has no annotation; write number: str*"),
+    ],
+)
+def test_what_cannot_be_a_suite_is_an_error_at_collection(
+    project: pytest.Pytester, old: str, new: str, message: str
+) -> None:
+    assert old in GOOD
+    project.makepyfile(test_parity=GOOD.replace(old, new))
+    result = project.runpytest()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([message])
+
+
+def test_two_suites_of_one_name(project: pytest.Pytester) -> None:
+    project.makepyfile(test_again=GOOD)
+    result = project.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*two suites are named 'parity'*Rename one*"])
+
+
+def test_a_corrupt_store(project: pytest.Pytester) -> None:
+    folder = project.mkdir(".bt")
+    (folder / "store.sqlite").write_bytes(b"not a database at all, but long enough to look like one" * 50)
+    result = project.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*StoreError: *store.sqlite*"])
+    assert (folder / "store.sqlite").read_bytes().startswith(b"not a database")
+
+
+def test_a_store_folder_that_cannot_be_written(project: pytest.Pytester) -> None:
+    # A file where the folder should be refuses root as well, for whom no folder is read-only.
+    project.makefile(".txt", taken="")
+    result = project.runpytest("--bt-store", "taken.txt/store")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*StoreError: *taken.txt*cannot be written*"])
+
+
+def test_a_truncated_adapter(project: pytest.Pytester) -> None:
+    options = ("--bt-optimize", "--bt-strategies", "w")
+    project.runpytest(*options).assert_outcomes(passed=3)
+    (weights,) = (project.path / ".bt" / "adapters").glob("*/adapter_model.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-5])
+    result = project.runpytest(*options)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*AdapterError: *adapter_model.safetensors is truncated. Delete *train it anew*"])
+    for file in weights.parent.iterdir():
+        file.unlink()
+    weights.parent.rmdir()
+    project.runpytest(*options).assert_outcomes(passed=3)
+    assert weights.read_bytes() == whole
+
+
+def test_a_damaged_tuned_program(project: pytest.Pytester) -> None:
+    folder = project.mkdir("tuned")
+    for text, message in [
+        ("{", "*TunedProgramError: *parity.json is no JSON*"),
+        ("{}", "*TunedProgramError: *parity.json is no tuned program of the schema*"),
+        ('{"schema": "bt-harness/tuned/1"}', "*TunedProgramError: *parity.json lacks a part*"),
+    ]:
+        (folder / "parity.json").write_text(text)
+        result = project.runpytest()
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines([message])
+
+
+def test_an_unreachable_endpoint_leaves_every_example_unscored(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:  # bound but not listening: every connection is refused
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("OPENAI_API_BASE", f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        project.makeconftest(
+            CONFTEST + "import asyncio\nfrom harness.lm import retry\nretry.RetryPolicy.wait = lambda self, *_: None\n"
+        )
+        result = project.runpytest_subprocess("--bt-lm", "openai/test")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*25 of 25 test examples are unscored*ConnectionFailedError*openai/test*127.0.0.1*"])

@@ -1,0 +1,237 @@
+"""What a decorated function becomes, and what cannot become an LM call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pytest
+from pydantic import BaseModel, Field
+
+from harness import module
+from harness.context import Context, running
+from harness.errors import ConnectionFailedError, ModuleDefinitionError, ParseError, SuiteError
+from harness.lm.request import Completion, LMRef, Reply, Request
+from harness.state import State
+
+
+class OneAnswer:
+    """A client whose LM says one thing, or fails."""
+
+    def __init__(self, answer: str | Exception) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+
+    def call(self, request: Request) -> Reply:
+        self.requests.append(request)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return Reply(Completion(self.answer), cached=False)
+
+    async def ask(self, request: Request) -> Reply:
+        return self.call(request)
+
+
+@contextlib.contextmanager
+def answering(answer: str | Exception) -> Any:
+    client: Any = OneAnswer(answer)
+    with running(Context(client, State(LMRef("test/lm")))) as context:
+        yield context
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+def test_one_output_of_each_type() -> None:
+    @module
+    def number(x: str) -> int: ...
+
+    @module
+    def colour(x: str) -> Colour: ...
+
+    @module
+    def names(x: str) -> list[str]: ...
+
+    with answering("answer: 7"):
+        assert number("a") == 7
+    with answering("answer: Blue"):
+        assert colour(x="a") is Colour.BLUE
+    with answering("answer:\n- a\n- b"):
+        assert names("a") == ["a", "b"]
+
+
+def test_several_outputs() -> None:
+    class Pair(NamedTuple):
+        first: int
+        second: str
+
+    @dataclass
+    class Data:
+        first: int
+        second: str
+
+    class Model(BaseModel):
+        first: int = Field(gt=0)
+        second: str
+
+    @module
+    def pair(x: str) -> Pair: ...
+
+    @module
+    def data(x: str) -> Data: ...
+
+    @module
+    def model(x: str) -> Model: ...
+
+    with answering("first: 1\nsecond: b"):
+        assert (pair("a"), data("a"), model("a")) == (Pair(1, "b"), Data(1, "b"), Model(first=1, second="b"))
+    with answering("first: -1\nsecond: b"), pytest.raises(ParseError, match="'first'"):
+        model("a")
+
+
+def test_async_modules_are_awaited() -> None:
+    @module(reasoning=True)
+    async def sign(x: int) -> Literal["plus", "minus"]:
+        """Name the sign."""
+
+    async def both() -> list[str]:
+        return list(await asyncio.gather(sign(1), sign(x=2)))
+
+    with answering("reasoning: so\nanswer: plus"):
+        assert asyncio.run(both()) == ["plus", "plus"]
+
+
+def test_a_module_keeps_the_function_s_face() -> None:
+    @module
+    def area(width: float, height: Annotated[float, "in cm"] = 1.0) -> float:
+        """The area."""
+
+    assert (area.__name__, area.__doc__) == ("area", "The area.")
+    assert area.messages(2)[-1].content == "width: 2.0\nheight: 1.0"
+    with pytest.raises(TypeError, match="missing a required argument"):
+        area()  # type: ignore[call-arg]
+    with pytest.raises(SuiteError, match=r"input 'width'.*annotation"):
+        area("wide")  # type: ignore[arg-type]
+
+
+def test_inputs_are_converted_to_their_types() -> None:
+    @module
+    def half(x: float, tags: list[str]) -> float: ...
+
+    assert half.messages(3, ("a",)).__getitem__(-1).content == "x: 3.0\ntags:\n- a"  # type: ignore[arg-type]
+
+
+def test_a_trace_holds_every_call_in_order_whatever_became_of_it() -> None:
+    @module
+    def first(x: int) -> int: ...
+
+    @module
+    def second(x: int) -> int: ...
+
+    with answering("answer: 5") as context:
+        first(1)
+        context.client.answer = "no number"
+        with pytest.raises(ParseError):
+            second(2)
+        context.client.answer = ConnectionFailedError("down")
+        with pytest.raises(ConnectionFailedError):
+            second(3)
+    calls = context.recorder.trace.calls
+    assert [(call.module, dict(call.inputs), call.outputs) for call in calls] == [
+        ("first", {"x": 1}, {"answer": 5}),
+        ("second", {"x": 2}, None),
+        ("second", {"x": 3}, None),
+    ]
+    assert [call.completion is None for call in calls] == [False, False, True]
+
+
+def test_a_question_asked_twice_in_a_run_is_two_samples() -> None:
+    @module
+    def guess(x: int) -> int: ...
+
+    with answering("answer: 1") as context:
+        guess(1)
+        guess(1)
+        guess(2)
+    rollouts = [request.rollout for request in context.client.requests]
+    assert rollouts[0] == rollouts[2] == 0 != rollouts[1]
+
+
+def test_a_body_with_code_is_refused() -> None:
+    with pytest.raises(ModuleDefinitionError, match=r"test_module.py.*code in its body"):
+
+        @module
+        def shout(x: str) -> str:
+            """Docstring."""
+            return x.upper()
+
+    for body in ("return 5", "raise NotImplementedError", "x = 1", "yield 1", "print(x)"):
+        scope: dict[str, Any] = {}
+        exec(f"def f(x: str) -> str:\n    {body}\nasync def g(x: str) -> str:\n    {body}", scope)
+        for function in (scope["f"], scope["g"]):
+            with pytest.raises(ModuleDefinitionError, match="code in its body"):
+                module(function)
+
+
+@pytest.mark.parametrize("body", ['"""Doc."""', "...", "pass", '"""Doc."""; ...', "return None"])
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_empty_bodies_are_fine(body: str, kind: str) -> None:
+    scope: dict[str, Any] = {}
+    exec(f"{kind} f(x: str) -> str:\n    {body}", scope)
+    assert module(scope["f"]).signature.name == "f"
+
+
+def test_what_a_signature_must_have() -> None:
+    with pytest.raises(ModuleDefinitionError, match="'x' has no annotation"):
+
+        @module
+        def bare(x) -> str: ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(ModuleDefinitionError, match="return annotation is missing"):
+
+        @module
+        def nothing(x: str): ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(ModuleDefinitionError, match=r"\*xs is no prompt field"):
+
+        @module
+        def many(*xs: str) -> str: ...
+
+    with pytest.raises(ModuleDefinitionError, match="'x' has a type pydantic cannot validate"):
+
+        @module
+        def odd(x: asyncio.Queue[int]) -> str: ...
+
+    with pytest.raises(ModuleDefinitionError, match="'answer' has the name of another field"):
+
+        @module
+        def twice(answer: str) -> str: ...
+
+    with pytest.raises(ModuleDefinitionError, match="'Unknown' is not defined"):
+
+        @module
+        def unknown(x: Unknown) -> str: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(ModuleDefinitionError, match="'my answer' is not a Python identifier"):
+
+        @module(output="my answer")
+        def spaced(x: str) -> str: ...
+
+
+def test_two_modules_of_one_name_are_told_apart() -> None:
+    def make() -> Any:
+        @module
+        def ask(x: int) -> int: ...
+
+        return ask
+
+    first, second = make(), make()
+    with answering("answer: 1"):
+        first(1)
+        with pytest.raises(ModuleDefinitionError, match=r"two modules .* 'ask'"):
+            second(1)

@@ -1,0 +1,244 @@
+"""The recipe of the embedded LM: tokenizer, generators, network and training, on small cases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from recipes.nano import checkpoint, passages, tokens, words  # noqa: E402
+from recipes.nano.arithmetic import HELD_OUT, drills, problem, word_problems  # noqa: E402
+from recipes.nano.batches import encode, make  # noqa: E402
+from recipes.nano.episode import Episode, messages, pieces, system_text  # noqa: E402
+from recipes.nano.evaluate import nearest, share  # noqa: E402
+from recipes.nano.export import write_model  # noqa: E402
+from recipes.nano.mixture import STAGES, draw  # noqa: E402
+from recipes.nano.net import Net, Shape  # noqa: E402
+from recipes.nano.numeric import table  # noqa: E402
+from recipes.nano.symbolic import categorical, copying, typed  # noqa: E402
+from recipes.nano.train import Settings, run  # noqa: E402
+
+FORBIDDEN = re.compile(
+    r"iris|petal|sepal|setosa|versicolor|virginica|wine|cultivar|alcohol|malic|flavan|proline|malignant|benign|"
+    r"concave|fractal|hotpot|gsm8k|wikipedia|natalia|weng",
+    re.IGNORECASE,
+)
+SPELLED = re.compile(r"[^\W\d_]+")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("nano") / "tokenizer.json"
+    tokens.build().save(str(path))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def sample(count: int, stage: int = -1) -> list[Episode]:
+    rng = Random(11)
+    return [draw(rng, STAGES[stage], rng.choice([96, 256, 512])) for _ in range(count)]
+
+
+def whole(episode: Episode) -> str:
+    return "\n".join(message["content"] for message in messages(episode))
+
+
+NUMBERS = st.one_of(
+    st.integers().map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(str),
+    st.decimals(allow_nan=False, allow_infinity=False, places=2).map(str),
+    st.from_regex(r"0{0,3}[0-9]{1,6}(\.[0-9]{0,6})?", fullmatch=True),
+)
+ANY_TEXT = st.lists(
+    st.one_of(
+        st.text(),
+        NUMBERS,
+        st.sampled_from([": ", ", ", "\r\n", "\n- ", "one of ", " ", "  ", "👩‍🚀", "e\u0301", "_"]),
+    )
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=ANY_TEXT)
+def test_any_text_survives_the_tokenizer(tokenizer_path: Path, text: str) -> None:
+    tokenizer = tokens.load(tokenizer_path)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["007", "3.14159", "1e-5", "-2", "12345", "1999", "2000", "99.9", "100.0", "a\r\nb", "🦜"]
+)
+def test_odd_text_survives_the_tokenizer(tokenizer_path: Path, text: str) -> None:
+    tokenizer = tokens.load(tokenizer_path)
+    assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+@pytest.mark.parametrize("text", ["0.0", "5.1", "99.9", "0", "7", "42", "1999"])
+def test_a_number_is_one_token_of_its_value(tokenizer_path: Path, text: str) -> None:
+    tokenizer = tokens.load(tokenizer_path)
+    first, values = tokens.number_values(tokenizer)
+    (only,) = tokenizer.encode(text).ids
+    assert values[only - first] == float(text)
+    assert first + len(values) == tokenizer.get_vocab_size()
+
+
+def test_a_word_is_cut_alike_wherever_it_stands(tokenizer_path: Path) -> None:
+    tokenizer = tokens.load(tokenizer_path)
+    bare = tokenizer.encode("Trovelmar").tokens
+    assert tokenizer.encode("to Trovelmar.").tokens[-len(bare) - 1 : -1] == bare
+    hint, value = tokenizer.encode("one of red, blue").tokens, tokenizer.encode("answer: red").tokens
+    assert hint[1] == value[-1] == "red"
+
+
+def test_pieces_are_cut_between_tokens(tokenizer_path: Path) -> None:
+    tokenizer = tokens.load(tokenizer_path)
+    for episode in sample(100):
+        together = tokenizer.encode("".join(piece.text for piece in pieces(episode))).ids
+        assert encode(tokenizer, episode)[0] == together
+
+
+def test_system_text_is_what_the_harness_renders() -> None:
+    episode = Episode("k", "Name it.", (("reasoning", "think step by step"), ("answer", "one of a, b")), ())
+    assert system_text(episode) == "Name it.\n\nReply with:\nreasoning: think step by step\nanswer: one of a, b"
+    described = Episode("k", "Name it.", (("answer", "text"),), (), (("size", "in cm"),))
+    assert system_text(described) == "Name it.\n\nGiven:\nsize: in cm\n\nReply with:\nanswer: text"
+
+
+def test_nothing_of_the_evaluation_data_is_generated() -> None:
+    lists = [getattr(words, name) for name in dir(words) if isinstance(getattr(words, name), list)]
+    assert not [word for found in lists for word in found if FORBIDDEN.fullmatch(word)]
+    for stage in range(len(STAGES)):
+        for episode in sample(250, stage):
+            found = [word for word in SPELLED.findall(whole(episode)) if FORBIDDEN.fullmatch(word)]
+            assert not found, found
+
+
+def test_held_out_names_and_sentences_never_train() -> None:
+    kept = set(words.HELD_OUT_COMMON) | set(words.HELD_OUT_QUANTITIES) | set(words.HELD_OUT_PARTS)
+    assert not kept & (set(words.COMMON) | set(words.QUANTITIES) | set(words.PARTS))
+    assert not set(words.HELD_OUT_FIRST_NAMES) & set(words.FIRST_NAMES)
+    rng = Random(3)
+    starts = tuple(words.HELD_OUT_ONSETS)
+    assert not [word for word in (words.invented(rng) for _ in range(5000)) if word.startswith(starts)]
+    held = [re.escape(sentence) for sentences in HELD_OUT.values() for sentence in sentences]
+    pattern = re.compile("|".join(re.sub(r"\\{\w\\}", r"\\S+", sentence) for sentence in held))
+    name = {relation: key for key, relation in passages.RELATIONS.items()}
+    for _ in range(500):
+        assert not pattern.search(problem(rng, rng.randint(1, 3)).text)
+        assert pattern.search(problem(rng, 2, held_out=True).text)
+        link, kept_link = passages.chain(rng, False), passages.chain(rng, True)
+        assert (name.get(link.first), name.get(link.second)) not in passages.HELD_OUT_PAIRS
+        assert (name.get(kept_link.first), name.get(kept_link.second)) in passages.HELD_OUT_PAIRS
+
+
+def test_reasoning_computes_the_answer() -> None:
+    rng = Random(5)
+    for make_one in (drills, word_problems):
+        for _ in range(200):
+            for turn in make_one(rng, 3).turns:
+                fields = dict(turn.outputs)
+                running = None
+                for left, op, right, result in re.findall(
+                    r"(\d+) ([-+*/]) (\d+) = (\d+)\.", str(fields.get("reasoning", ""))
+                ):
+                    assert running is None or left == running
+                    assert eval(f"{left} {op} {right}") == int(result)  # noqa: S307 - digits and one operator
+                    running = result
+                assert running is None or running == str(fields["answer"])
+
+
+@pytest.mark.parametrize("build", [categorical, copying, typed, passages.passages])
+def test_replies_name_the_outputs(build: Callable[..., Episode]) -> None:
+    rng = Random(7)
+    for _ in range(200):
+        episode = build(rng, 4)
+        for turn in episode.turns:
+            assert [name for name, _ in turn.outputs] == [name for name, _ in episode.reply]
+
+
+def test_numeric_labels_follow_from_the_numbers() -> None:
+    rng = Random(9)
+    made = [table(rng, 13, features=4, classes=3) for _ in range(200)]
+    assert sum(nearest(one) for one in made) / len(made) > 0.85
+    firsts = [table(rng, 1, features=2, classes=3) for _ in range(900)]
+    places = [
+        one.episode.reply[0][1].removeprefix("one of ").split(", ").index(str(one.episode.turns[0].outputs[0][1]))
+        for one in firsts
+    ]
+    assert all(0.27 < places.count(place) / 900 < 0.4 for place in range(3))
+
+
+def test_batches_repeat(tokenizer_path: Path) -> None:
+    tokenizer = tokens.load(tokenizer_path)
+    one, same, other = (make(tokenizer, 0, step, 2, 1024) for step in (4, 4, 5))
+    assert (one.ids == same.ids).all()
+    assert (one.weights == same.weights).all()
+    assert one.ids.shape != other.ids.shape or (one.ids != other.ids).any()
+
+
+def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = tokens.load(tokenizer_path)
+    first, values = tokens.number_values(tokenizer)
+    torch.manual_seed(1)
+    net = Net(Shape(first, len(values), width=64, layers=2, heads=2, inner=96), values)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight) * 0.02)
+    write_model(net, tokenizer_path, tmp_path)
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.randint(0, net.shape.vocabulary, (3, 150))
+    with torch.no_grad():
+        assert torch.allclose(llama(ids).logits.flatten(0, 1), net(ids), atol=2e-4)
+
+
+def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_path: Path) -> None:
+    def settings_for(every: int) -> Settings:
+        return Settings(steps=20, budget=768, layers=2, every=every)
+
+    def quiet(_: str) -> None:
+        return None
+
+    at_once = run(tmp_path / "once", tokenizer_path, settings_for(20), quiet)
+    assert sum(at_once.losses[-5:]) < sum(at_once.losses[:5]) - 0.5
+
+    class Stopped(Exception):
+        pass
+
+    real = checkpoint.save
+
+    def save_and_stop(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(Stopped):
+            run(tmp_path / "twice", tokenizer_path, settings_for(10), quiet)
+    resumed = run(tmp_path / "twice", tokenizer_path, settings_for(10), quiet)
+    assert resumed.losses == at_once.losses
+    once, twice = (checkpoint.load(tmp_path / name)[0].state_dict() for name in ("once", "twice"))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_intervals_hold_the_share() -> None:
+    found = share([True] * 90 + [False] * 10)
+    assert found.share == 0.9
+    assert found.low == pytest.approx(0.826, abs=1e-3)
+    assert found.high == pytest.approx(0.945, abs=1e-3)
