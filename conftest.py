@@ -1,3 +1,7 @@
-"""Makes `programs` importable from the suites when pytest is started anywhere in the project."""
+"""Makes `programs` importable from the suites, and keeps torch on one thread: more are slower for small LMs."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["pytester"]

@@ -20,7 +20,7 @@ from harness.state import Demo, State
 
 __all__ = ["optimize_prompts"]
 
-_CHUNK = 50
+_CHUNK = 20
 """Validation examples between two looks at which candidates are still in the race."""
 
 
@@ -106,7 +106,7 @@ def run_race(states: Sequence[State], validation: Sequence[Example], bench: Benc
     """Score all candidates chunk by chunk, dropping those that cannot win any more.
 
     The winner is the one that scoring everybody to the end would give: a candidate is out only when even full
-    marks on the rest leave it below what another is sure of.
+    marks on the rest leave it behind what another is sure of (of equals the earlier one wins).
     """
     race = Race(len(validation), {candidate: [] for candidate in range(len(states))})
     alive = list(race.scores)
@@ -117,6 +117,6 @@ def run_race(states: Sequence[State], validation: Sequence[Example], bench: Benc
             runs = bench.evaluator.run(states[candidate], chunk, task=words)
             race.scores[candidate].extend(run.score.score for run in runs)
             race.spend += spend_of(runs)
-        sure = max(race.lowest(candidate) for candidate in alive)
-        alive = [candidate for candidate in alive if race.highest(candidate) >= sure]
+        sure = max((race.lowest(candidate), -candidate) for candidate in alive)
+        alive = [candidate for candidate in alive if (race.highest(candidate), -candidate) >= sure]
     return race

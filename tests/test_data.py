@@ -1,0 +1,87 @@
+"""Examples, splits and samples."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.data import Example, load_splits, sample
+from harness.errors import DataError
+
+
+def rows(*numbers: int) -> list[dict[str, Any]]:
+    return [{"number": number} for number in numbers]
+
+
+def test_examples_are_read_as_items_and_as_attributes() -> None:
+    example = Example({"question": "why", "items": 3})
+    assert (example.question, example["question"], example["items"]) == ("why", "why", 3)
+    with pytest.raises(AttributeError, match="no field 'answer', only question, items"):
+        _ = example.answer
+
+
+def test_splits_may_be_a_callable_and_go_by_common_names() -> None:
+    splits = load_splits(lambda: {"train": rows(1), "dev": rows(2), "test": rows(3)}, "s")
+    assert [len(split) for split in (splits.train, splits.validation, splits.test)] == [1, 1, 1]
+
+
+def test_a_dataset_dict_is_a_mapping_of_splits() -> None:
+    datasets = pytest.importorskip("datasets")
+    made = {name: datasets.Dataset.from_list(rows(n)) for n, name in enumerate(("train", "validation", "test"))}
+    splits = load_splits(datasets.DatasetDict(made), "s")
+    assert splits.test[0].number == 2
+
+
+def test_the_fingerprint_depends_on_rows_and_order_alone() -> None:
+    def digest(*train: int) -> str:
+        return load_splits({"train": rows(*train), "validation": rows(8), "test": rows(9)}, "s").digest
+
+    assert digest(1, 2) == digest(1, 2) != digest(2, 1)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1), st.lists(st.integers(0, 50), min_size=1))
+def test_splits_that_share_an_example_are_refused(train: list[int], test: list[int]) -> None:
+    data = {"train": rows(*train), "validation": rows(99), "test": rows(*test)}
+    if set(train) & set(test):
+        with pytest.raises(DataError, match="'train' and 'test' share"):
+            load_splits(data, "s")
+    else:
+        assert load_splits(data, "s").train
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=2, max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 40),
+    st.booleans(),
+    st.integers(0, 5),
+)
+def test_samples_are_disjoint_bounded_and_repeatable(
+    labels: list[str], first: int, second: int, stratified: bool, seed: int
+) -> None:
+    examples = [Example({"n": n, "label": label}) for n, label in enumerate(labels)]
+
+    def draw() -> tuple[list[int], list[int]]:
+        drawn = sample(examples, (first, second), random.Random(seed), "label" if stratified else None)
+        return [e.n for e in drawn[0]], [e.n for e in drawn[1]]
+
+    one, two = draw()
+    assert (one, two) == draw()
+    assert not set(one) & set(two)
+    assert len(one) <= first
+    assert len(two) <= second
+    assert one
+    assert two
+    assert len(one) + len(two) == min(first + second, len(labels))
+
+
+def test_stratified_samples_hold_each_value_in_proportion() -> None:
+    examples = [Example({"n": n, "label": "abc"[n // 17 % 3]}) for n in range(51)]
+    first, second = sample(examples, (15, 35), random.Random(0), "label")
+    assert set(Counter(e.label for e in first).values()) == {5}
+    assert set(Counter(e.label for e in second).values()) <= {11, 12}

@@ -1,0 +1,177 @@
+"""Strategies, settings and what the steps do, on plain values."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.data import Example
+from harness.errors import UsageError
+from harness.evaluate import Run
+from harness.lm.request import LMRef, Sampling
+from harness.optimize import prompts
+from harness.optimize.bootstrap import bootstrap
+from harness.optimize.prompts import draw_demos, run_race
+from harness.optimize.settings import PRESETS, Settings, settings_from
+from harness.optimize.steps import STEPS, register
+from harness.optimize.strategy import parse_strategies, parse_strategy, strategy_id, strategy_text
+from harness.optimize.together import choose
+from harness.results import Evaluation, ExampleScore, StepResult, StrategyResult
+from harness.state import Demo, Prompt, State
+from harness.trace import Trace
+
+strategies = st.lists(st.sampled_from(["p", "w"]), max_size=6).map(tuple)
+
+
+@given(strategies)
+def test_every_spelling_of_a_strategy_is_the_same(strategy: tuple[str, ...]) -> None:
+    for spelling in (strategy_id(strategy), strategy_text(strategy), strategy_text(strategy).replace("->", "→")):
+        assert parse_strategy(spelling) == strategy
+
+
+@pytest.mark.parametrize("text", ["", "p p", "q", "p ->", "-> p", "p -> vanilla", "P"])
+def test_what_is_no_strategy_names_the_steps_there_are(text: str) -> None:
+    with pytest.raises(UsageError, match="steps are p, w"):
+        parse_strategy(text)
+
+
+def test_vanilla_is_always_there_and_nothing_comes_twice() -> None:
+    assert parse_strategies("p-w, p -> w, w") == ((), ("p", "w"), ("w",))
+
+
+def test_the_papers_settings() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.candidates, paper.demos, paper.rollouts, paper.temperature, paper.max_tokens) == (6, 3, 1, 0.1, 1024)
+    lora = paper.lora
+    assert (lora.rank, lora.alpha, lora.dropout, lora.learning_rate) == (32, 64, 0.0, 1e-5)
+    assert (lora.epochs, lora.batch_size, lora.target_modules) == (5, 8, ("q_proj", "k_proj"))
+
+
+def test_later_changes_win_and_text_is_read_as_options_give_it() -> None:
+    made = settings_from("paper", {"candidates": 9, "rank": 4}, {"rank": "8", "target_modules": "q_proj, v_proj"})
+    assert (made.candidates, made.lora.rank, made.lora.target_modules) == (9, 8, ("q_proj", "v_proj"))
+    assert made.lora.alpha == 64
+
+
+def test_steps_can_be_added_but_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STEPS, "x", STEPS["p"])
+    assert parse_strategy("x -> p", STEPS) == ("x", "p")
+    for name in ("p", "vanilla", "a-b", ""):
+        with pytest.raises(UsageError, match="cannot be named"):
+            register(name, STEPS["p"])
+
+
+@dataclass
+class FakeEvaluator:
+    """Scores come from a table: by instruction of the state and by example; runs are counted."""
+
+    table: dict[str, list[float | None]]
+    sampling: Sampling = Sampling()
+    asked: list[tuple[str, int, int, float]] = field(default_factory=list)
+
+    def run(
+        self, state: State, examples: list[Example], *, sampling: Sampling | None = None, rollout: int = 0, **_: str
+    ) -> list[Run]:
+        name = state.prompt("m").instruction or ""
+        used = sampling or self.sampling
+        self.asked += [(name, e.n, rollout, used.temperature) for e in examples]
+        return [Run(e, rollout, Trace(), ExampleScore(str(e.n), self._score(name, e.n, rollout))) for e in examples]
+
+    def _score(self, name: str, number: int, rollout: int) -> float | None:
+        row = self.table[name]
+        return row[number] if not isinstance(row[number], list) else row[number][rollout]  # type: ignore[index]
+
+
+@dataclass
+class FakeBench:
+    evaluator: Any
+    settings: Settings = PRESETS["default"]
+
+
+def state(name: str) -> State:
+    return State(LMRef("m"), {"m": Prompt(name)})
+
+
+score = st.none() | st.sampled_from([0.0, 0.5, 1.0])
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 12).flatmap(lambda n: st.lists(st.lists(score, min_size=n, max_size=n), min_size=1, max_size=6)))
+def test_dropping_losers_never_changes_the_winner(rows: list[list[float | None]]) -> None:
+    table = {str(number): row for number, row in enumerate(rows)}
+    examples = [Example({"n": n}) for n in range(len(rows[0]))]
+    bench: Any = FakeBench(FakeEvaluator(table))  # type: ignore[arg-type]
+    chunk, prompts._CHUNK = prompts._CHUNK, 3
+    try:
+        race = run_race([state(name) for name in table], examples, bench, "t")
+    finally:
+        prompts._CHUNK = chunk
+
+    def mean(row: list[float | None]) -> float:
+        values = [value for value in row if value is not None]
+        return sum(values) / len(values) if values else 0.0
+
+    assert mean(rows[race.best]) == max(map(mean, rows))
+    assert race.best == max(range(len(rows)), key=lambda place: (mean(rows[place]), -place))
+    assert len(bench.evaluator.asked) <= len(rows) * len(examples)
+
+
+def test_hopeless_candidates_are_not_run_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "_CHUNK", 5)
+    table: dict[str, Any] = {"good": [1.0] * 20, "bad": [0.0] * 20}
+    bench: Any = FakeBench(FakeEvaluator(table))
+    race = run_race([state("good"), state("bad")], [Example({"n": n}) for n in range(20)], bench, "t")
+    assert race.best == 0
+    # After 10 of 20 the bad one could still reach 10 of 20, which the good one, who was first, is sure of.
+    assert sum(name == "bad" for name, *_ in bench.evaluator.asked) == 10
+
+
+def test_examples_without_a_passing_trace_are_tried_again_and_hotter() -> None:
+    table: dict[str, Any] = {"a": [1.0, [0.0, None, 1.0], [0.0, 0.0, 0.0], [None, 1.0, 0.0]]}
+    evaluator = FakeEvaluator(table)
+    bench: Any = FakeBench(evaluator, Settings(rollouts=3, rollout_temperature=0.9))
+    found = bootstrap(state("a"), [Example({"n": n}) for n in range(4)], bench, "t")
+    assert [(run.example.n, run.rollout) for run in found.runs] == [(0, 0), (1, 2), (3, 1)]
+    assert found.tried == 4
+    assert [(n, rollout, heat) for _, n, rollout, heat in evaluator.asked] == [
+        *((n, 0, 0.0) for n in range(4)),
+        *((n, 1, 0.9) for n in (1, 2, 3)),
+        *((n, 2, 0.9) for n in (1, 2)),
+    ]
+
+
+@given(st.integers(0, 6), st.integers(1, 8), st.integers(0, 3))
+def test_drawn_demos_are_a_subset_of_each_modules_own(most: int, size: int, seed: int) -> None:
+    pool = {name: [Demo({"x": f"{name}{n}"}, {}) for n in range(size)] for name in ("a", "b")}
+    drawn = draw_demos(pool, most, random.Random(seed))
+    assert drawn == draw_demos(dict(reversed(pool.items())), most, random.Random(seed))
+    for name, demos in drawn.items():
+        assert min(1, most) <= len(demos) <= most
+        assert all(demo in pool[name] for demo in demos)
+        assert len({str(demo) for demo in demos}) == len(demos)
+
+
+def result(strategy: str, steps: int, *means: float | None) -> list[StrategyResult]:
+    return [
+        StrategyResult(
+            "s",
+            strategy,
+            seed,
+            "m",
+            validation=None if mean is None else Evaluation("validation", (ExampleScore("e", mean),)),
+            steps=tuple(StepResult("p", "") for _ in range(steps)),
+        )
+        for seed, mean in enumerate(means)
+    ]
+
+
+def test_the_best_on_validation_is_chosen_and_of_equals_the_shorter() -> None:
+    vanilla, p, pw, dash = result("v", 0, 0.5), result("p", 1, 0.75), result("p-w", 2, 0.75), result("w", 0, None)
+    assert choose([vanilla, pw, p, dash]) == p
+    assert choose([dash]) == ()
+    assert choose([result("half", 1, 1.0, None), result("both", 2, 0.75, 0.75)])[0].strategy == "both"
