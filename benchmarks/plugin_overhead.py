@@ -34,7 +34,8 @@ def main(runs: int) -> None:
                 if run:  # the first pair writes byte code
                     times[key].append(taken)
     without, with_plugin = (statistics.median(times[key]) * 1000 for key in ("without", "with"))
-    print(f"without {without:.0f} ms, with {with_plugin:.0f} ms, difference {with_plugin - without:+.0f} ms ({runs} runs)")
+    difference = with_plugin - without
+    print(f"without {without:.0f} ms, with {with_plugin:.0f} ms, difference {difference:+.0f} ms ({runs} runs)")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def load_splits(data: Any, suite: str) -> Splits:
     if not isinstance(value, Mapping):
         raise DataError(
             f"suite {suite!r}: data is {type(value).__name__}, not a mapping of train, validation and test; "
-            "give a DatasetDict, a dict of rows, or a callable that returns one."
+            "give a DatasetDict, a dict of rows, a callable that returns one, or harness.drawn(strategy, train=..., "
+            "validation=..., test=...) for a Hypothesis strategy."
         )
     splits = Splits(*(_rows(value, name, suite) for name in _NAMES))
     _require_disjoint(splits, suite)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["NullObserver", "Observer"]
+__all__ = ["NullObserver", "Observer", "watched"]
 
 
 class Observer(Protocol):
@@ -38,3 +40,15 @@ class NullObserver:
 
     def finished(self, task: str, note: str = "") -> None:
         """Nothing."""
+
+
+@contextmanager
+def watched(observer: Observer, task: str, total: int | None = None, unit: str = "runs") -> Iterator[None]:
+    """Tell ``observer`` of a task's begin and, however the block is left, of its end."""
+    observer.started(task, total, unit)
+    note = "stopped"
+    try:
+        yield
+        note = ""
+    finally:
+        observer.finished(task, note)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-__all__ = ["Evaluation", "ExampleScore", "GateResult", "Spend", "StepResult", "StrategyResult", "SuiteRun"]
+__all__ = ["Evaluation", "ExampleScore", "GateResult", "LeftOut", "Spend", "StepResult", "StrategyResult", "SuiteRun"]
 
 Kind = Literal["scored", "unparsable", "unscored"]
 
@@ -132,6 +132,14 @@ class GateResult:
     lm: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What the run had no budget left for: a strategy or the choice among them, and why in words."""
+
+    what: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class SuiteRun:
     """What one test item adds to the report."""
@@ -139,6 +147,7 @@ class SuiteRun:
     suite: str
     results: tuple[StrategyResult, ...] = ()
     gate: GateResult | None = None
+    left_out: LeftOut | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, so that pytest-xdist can carry them to the controller."""

@@ -9,12 +9,17 @@ from typing import Any, TypeVar
 
 from harness.errors import SuiteError
 
-__all__ = ["METRIC_INPUTS", "Suite", "suite", "suite_of"]
+__all__ = ["METRIC_INPUTS", "References", "Suite", "suite", "suite_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 METRIC_INPUTS = ("example", "prediction", "trace")
 """Arguments of a metric that the harness gives; every other one is a pytest fixture."""
+
+References = Mapping[str, float | Mapping[str, float]]
+"""Published scores in percent, by strategy; or such scores by the name of the LM they were measured with."""
+
+EMBEDDED_LM = "local/nano"
 
 _ATTRIBUTE = "__bt_suite__"
 
@@ -29,8 +34,23 @@ class Suite:
     threshold: float | None = None
     max_unscored: float = 0.05
     stratify: str | None = None
-    references: Mapping[str, float] = field(default_factory=dict)
+    references: References = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
+
+    def reference(self, strategy: str, lm: str) -> float | None:
+        """The published score of a strategy (``"p -> w"``) with the LM of a model string, where there is one."""
+        for family, scores in self.references.items():
+            if isinstance(scores, Mapping) and family.casefold() in lm.casefold() and strategy in scores:
+                return scores[strategy]
+        score = self.references.get(strategy)
+        return None if isinstance(score, Mapping) else score
+
+    def lack(self, lm: str) -> str:
+        """Why the suite is not for this LM; empty where it is. Only of the embedded LM is known what it cannot do."""
+        if not self.needs or lm != EMBEDDED_LM:
+            return ""
+        return f"needs {self.needs}, which {lm} is not; name one with --bt-lm, or run it anyway with --bt-all"
 
 
 def suite(
@@ -40,8 +60,9 @@ def suite(
     threshold: float | None = None,
     max_unscored: float = 0.05,
     stratify: str | None = None,
-    references: Mapping[str, float] | None = None,
+    references: References | None = None,
     settings: Mapping[str, Any] | None = None,
+    needs: str = "",
 ) -> Callable[[F], F]:
     """Make a test function the metric of ``program`` over ``data``.
 
@@ -49,10 +70,14 @@ def suite(
     up once for all examples. It asserts, returns a bool, or returns a float in [0, 1].
 
     ``data`` is a mapping of ``train``, ``validation`` and ``test`` to rows (a `datasets.DatasetDict`, say), or a
-    callable that returns one. The mean test score must reach ``threshold``; more than ``max_unscored`` of the
-    examples left without a score fail the suite. ``stratify`` names the field whose values the sub-samples of
-    prompt optimization keep in balance. ``references`` are published scores in percent by strategy
-    (``"p -> w"``). ``settings`` are this suite's own optimization settings (see `Settings`).
+    callable that returns one: a function of yours, or `harness.drawn` from a Hypothesis strategy. The mean test
+    score must reach ``threshold``; more than ``max_unscored`` of the examples left without a score fail the suite.
+    ``stratify`` names the field whose values the sub-samples of prompt optimization keep in balance.
+    ``references`` are published scores in percent by strategy (``"p -> w"``), or such mappings by the name of an
+    LM, which counts where the model string holds it, in any case. ``settings`` are this suite's own optimization
+    settings (see `Settings`). ``needs`` says which kind of LM the task takes (``"an instruction-tuned LM"``): with
+    the embedded LM the suite is then skipped with that reason, before its data is loaded, unless ``--bt-all`` is
+    given.
     Raises `SuiteError` where an argument cannot be.
     """
 
@@ -68,7 +93,7 @@ def suite(
         if not {"example", "prediction"} & set(wanted):
             raise SuiteError(f"suite {name!r}: the metric takes neither 'example' nor 'prediction'; add them.")
         made = Suite(
-            name, program, data, threshold, max_unscored, stratify, dict(references or {}), dict(settings or {})
+            name, program, data, threshold, max_unscored, stratify, dict(references or {}), dict(settings or {}), needs
         )
         setattr(function, _ATTRIBUTE, made)
         return function

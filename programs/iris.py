@@ -10,5 +10,5 @@ Species = Literal["setosa", "versicolor", "virginica"]
 
 
 @module
-def classify(petal_length: float, petal_width: float, sepal_length: float, sepal_width: float) -> Species:
+def classify(sepal_length: float, sepal_width: float, petal_length: float, petal_width: float) -> Species:
     """Name the iris species from its petal and sepal dimensions in cm."""

@@ -14,6 +14,7 @@ from harness.data import Example
 from harness.errors import UsageError
 from harness.evaluate import Run
 from harness.lm.request import LMRef, Sampling
+from harness.observe import NullObserver
 from harness.optimize import prompts
 from harness.optimize.bootstrap import bootstrap
 from harness.optimize.prompts import draw_demos, run_race
@@ -90,6 +91,8 @@ class FakeEvaluator:
 @dataclass
 class FakeBench:
     evaluator: Any
+    observer: Any = field(default_factory=NullObserver)
+    teacher: Any = None
     settings: Settings = PRESETS["default"]
 
 
@@ -134,7 +137,7 @@ def test_hopeless_candidates_are_not_run_to_the_end(monkeypatch: pytest.MonkeyPa
 def test_examples_without_a_passing_trace_are_tried_again_and_hotter() -> None:
     table: dict[str, Any] = {"a": [1.0, [0.0, None, 1.0], [0.0, 0.0, 0.0], [None, 1.0, 0.0]]}
     evaluator = FakeEvaluator(table)
-    bench: Any = FakeBench(evaluator, Settings(rollouts=3, rollout_temperature=0.9))
+    bench: Any = FakeBench(evaluator, settings=Settings(rollouts=3, rollout_temperature=0.9))
     found = bootstrap(state("a"), [Example({"n": n}) for n in range(4)], bench, "t")
     assert [(run.example.n, run.rollout) for run in found.runs] == [(0, 0), (1, 2), (3, 1)]
     assert found.tried == 4

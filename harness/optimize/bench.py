@@ -9,7 +9,7 @@ from typing import Protocol
 
 from harness.data import Splits
 from harness.evaluate import Evaluator
-from harness.lm.request import digest_of
+from harness.lm.request import LMRef, digest_of
 from harness.observe import Observer
 from harness.optimize.settings import Settings
 from harness.results import Spend
@@ -21,7 +21,10 @@ __all__ = ["Bench", "Outcome", "Step"]
 
 @dataclass(frozen=True)
 class Bench:
-    """One suite with one seed: its data, how to run it, how to train its LM."""
+    """One suite with one seed: its data, how to run it, how to train its LM.
+
+    ``teacher`` is the LM whose traces both kinds of optimization learn from; None is the tuned LM itself.
+    """
 
     evaluator: Evaluator
     splits: Splits
@@ -30,6 +33,7 @@ class Bench:
     train: Callable[[TrainingJob, str], Trained]
     observer: Observer
     stratify: str | None = None
+    teacher: LMRef | None = None
 
     def rng(self, *names: str) -> random.Random:
         """Random draws of one purpose: the same in every run with this seed, whatever was drawn elsewhere."""

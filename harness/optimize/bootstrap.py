@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from harness.data import Example
 from harness.evaluate import Run, spend_of
+from harness.observe import watched
 from harness.optimize.bench import Bench
 from harness.results import Spend
 from harness.state import State
@@ -21,35 +22,38 @@ class Bootstrap:
     runs: tuple[Run, ...]
     tried: int
     spend: Spend
+    teacher: str = ""
 
     @property
     def summary(self) -> str:
-        return f"{len(self.runs)} of {self.tried} examples have a passing trace"
+        whose = f" of {self.teacher}" if self.teacher else ""
+        return f"{len(self.runs)} of {self.tried} examples have a passing trace{whose}"
 
 
 def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str) -> Bootstrap:
     """Run ``state`` on the examples until each has a passing trace or has had ``rollouts`` tries.
 
     The first try is the program as it is. Later ones sample hotter, since a greedy LM repeats itself and an LM
-    that prefers one answer would yield traces of that answer alone.
+    that prefers one answer would yield traces of that answer alone. Where the bench has a teacher, it runs in the
+    program's place, with the original prompts.
     """
     settings = bench.settings
+    if bench.teacher is not None:
+        state = State(bench.teacher)
     passing: dict[int, Run] = {}
     spend = Spend()
-    for rollout in range(settings.rollouts):
-        missing = [place for place in range(len(examples)) if place not in passing]
-        if not missing:
-            break
-        sampling = settings.sampling
-        if rollout:
-            sampling = replace(sampling, temperature=max(sampling.temperature, settings.rollout_temperature))
-        runs = bench.evaluator.run(
-            state,
-            [examples[place] for place in missing],
-            task=f"{task}: traces" + (f", try {rollout + 1}" if rollout else ""),
-            sampling=sampling,
-            rollout=rollout,
-        )
-        spend += spend_of(runs)
-        passing |= {place: run for place, run in zip(missing, runs, strict=True) if run.passes(settings.passing)}
-    return Bootstrap(tuple(passing[place] for place in sorted(passing)), len(examples), spend)
+    words = f"{task}: traces"
+    with watched(bench.observer, words):
+        for rollout in range(settings.rollouts):
+            missing = [place for place in range(len(examples)) if place not in passing]
+            if not missing:
+                break
+            sampling = settings.sampling
+            if rollout:
+                sampling = replace(sampling, temperature=max(sampling.temperature, settings.rollout_temperature))
+            tried = [examples[place] for place in missing]
+            runs = bench.evaluator.run(state, tried, task=words, sampling=sampling, rollout=rollout)
+            spend += spend_of(runs)
+            passing |= {place: run for place, run in zip(missing, runs, strict=True) if run.passes(settings.passing)}
+    teacher = bench.teacher.model if bench.teacher is not None else ""
+    return Bootstrap(tuple(passing[place] for place in sorted(passing)), len(examples), spend, teacher)

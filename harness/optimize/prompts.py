@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from harness.data import Example, sample
 from harness.evaluate import Run, spend_of
+from harness.observe import watched
 from harness.optimize.bench import Bench, Outcome
 from harness.optimize.bootstrap import bootstrap
 from harness.results import Spend
@@ -110,13 +111,14 @@ def run_race(states: Sequence[State], validation: Sequence[Example], bench: Benc
     """
     race = Race(len(validation), {candidate: [] for candidate in range(len(states))})
     alive = list(race.scores)
-    for start in range(0, len(validation), _CHUNK):
-        chunk = validation[start : start + _CHUNK]
-        for candidate in alive:
-            words = f"{task}: prompt {candidate + 1} of {len(states)}"
-            runs = bench.evaluator.run(states[candidate], chunk, task=words)
-            race.scores[candidate].extend(run.score.score for run in runs)
-            race.spend += spend_of(runs)
-        sure = max((race.lowest(candidate), -candidate) for candidate in alive)
-        alive = [candidate for candidate in alive if (race.highest(candidate), -candidate) >= sure]
+    words = f"{task}: {len(states)} prompts"
+    with watched(bench.observer, words, len(states) * len(validation)):
+        for start in range(0, len(validation), _CHUNK):
+            chunk = validation[start : start + _CHUNK]
+            for candidate in alive:
+                runs = bench.evaluator.run(states[candidate], chunk, task=words)
+                race.scores[candidate].extend(run.score.score for run in runs)
+                race.spend += spend_of(runs)
+            sure = max((race.lowest(candidate), -candidate) for candidate in alive)
+            alive = [candidate for candidate in alive if (race.highest(candidate), -candidate) >= sure]
     return race

@@ -23,7 +23,8 @@ class Settings:
     ``candidates`` demo subsets are drawn beside the zero-demo prompt, each with at most ``demos`` demos per module.
     ``prompt_train`` and ``prompt_validation`` are the examples that prompt optimization draws from the training
     split. An example without a passing trace is run up to ``rollouts`` times, from the second on at
-    ``rollout_temperature``. A trace passes with a score of at least ``passing`` (the paper's λ).
+    ``rollout_temperature``. A trace passes with a score of at least ``passing`` (the paper's λ). With ``constrain``
+    a local LM chooses among the replies of a module whose output is a ``Literal``, an ``Enum`` or ``bool``.
     """
 
     candidates: int = 12
@@ -36,11 +37,12 @@ class Settings:
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 512
+    constrain: bool = True
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.max_tokens)
+        return Sampling(self.temperature, self.top_p, self.max_tokens, constrain=self.constrain)
 
 
 PRESETS: Mapping[str, Settings] = {
@@ -53,12 +55,14 @@ PRESETS: Mapping[str, Settings] = {
         temperature=0.1,
         top_p=0.97,
         max_tokens=1024,
+        constrain=False,
         lora=LoraSettings(
             rank=32,
             alpha=64,
             target_modules=("q_proj", "k_proj"),
             learning_rate=1e-5,
             epochs=5,
+            min_steps=0,
             batch_size=8,
         ),
     ),
@@ -68,8 +72,8 @@ _LORA = {item.name for item in fields(LoraSettings)}
 _OWN = {item.name for item in fields(Settings)} - {"lora"}
 _AT_LEAST: Mapping[str, float] = {
     "candidates": 0, "demos": 0, "rollouts": 1, "rollout_temperature": 0, "passing": 0, "prompt_train": 1,
-    "prompt_validation": 1, "temperature": 0, "max_tokens": 1, "rank": 1, "alpha": 1, "epochs": 0, "batch_size": 1,
-    "max_length": 1,
+    "prompt_validation": 1, "temperature": 0, "max_tokens": 1, "rank": 1, "alpha": 1, "epochs": 0, "min_steps": 0,
+    "batch_size": 1, "max_length": 1,
 }  # fmt: skip
 
 

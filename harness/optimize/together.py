@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from harness.lm.request import digest_of
 from harness.optimize.bench import Bench
@@ -43,6 +44,10 @@ class Together:
         if strategy not in self._results:
             self._results[strategy] = self._scored(strategy, reference)
         return self._results[strategy]
+
+    def finished(self, strategy: Strategy) -> StrategyResult | None:
+        """The strategy's result where it is there already."""
+        return self._results.get(strategy)
 
     def _scored(self, strategy: Strategy, reference: float | None) -> StrategyResult:
         taken = set(self._nodes)
@@ -85,17 +90,28 @@ class Together:
     def _take(self, path: Strategy, state: State) -> _Node:
         """One edge. Its key is held against other processes: who comes second finds the work done."""
         bench, letter = self.bench, path[-1]
-        key = digest_of([state.digest, letter, as_json(bench.settings), bench.splits.digest, bench.seed])
+        teacher = bench.teacher.model if bench.teacher is not None else None
+        key = digest_of([state.digest, letter, as_json(bench.settings), bench.splits.digest, bench.seed, teacher])
         task = f"{bench.evaluator.suite} {strategy_text(path)}"
         with self._store.lock(f"edge-{key}"):
             outcome = STEPS[letter](state, bench, task)
         reached = outcome.state.digest if outcome.state is not None else ""
+        self._record(key, step=letter, path=strategy_text(path), start=state, end=outcome.state, notes=outcome.notes)
         step = StepResult(letter, reached, outcome.spend, outcome.notes)
         return _Node(outcome.state, step, "" if outcome.state is not None else outcome.notes)
 
     def _evaluate(self, path: Strategy, state: State, split: str) -> Evaluation:
-        task = f"{self.bench.evaluator.suite} {strategy_text(path)}: {split}"
-        return self.bench.evaluator.evaluate(state, getattr(self.bench.splits, split), split, task)
+        suite = self.bench.evaluator.suite
+        task = f"{suite} {strategy_text(path)}: {split}"
+        found = self.bench.evaluator.evaluate(state, getattr(self.bench.splits, split), split, task)
+        key = digest_of([suite, state.digest, self.bench.splits.digest, split, self.bench.seed])
+        self._record(key, state=state, split=split, scores={score.example: score.score for score in found.scores})
+        return found
+
+    def _record(self, key: str, **values: Any) -> None:
+        """Note what was found, for people who look into the store; a later run never relies on it."""
+        plain = {name: value.to_json() if isinstance(value, State) else value for name, value in values.items()}
+        self._store.put_evaluation(key, {"suite": self.bench.evaluator.suite, "seed": self.bench.seed, **plain})
 
 
 def choose(candidates: Sequence[Sequence[StrategyResult]]) -> Sequence[StrategyResult]:

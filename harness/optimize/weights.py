@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.errors import NothingToTrainError
 from harness.evaluate import Run
 from harness.optimize.bench import Bench, Outcome
 from harness.optimize.bootstrap import bootstrap
@@ -25,10 +26,14 @@ def optimize_weights(state: State, bench: Bench, task: str) -> Outcome:
     if not examples:
         return Outcome(None, found.spend, f"no trace to train on: {found.summary}")
     job = TrainingJob(state.lm, examples, bench.settings.lora, bench.seed)
-    trained = bench.train(job, f"{task}: training")
+    try:
+        trained = bench.train(job, f"{task}: training")
+    except NothingToTrainError as error:  # no example is short enough
+        return Outcome(None, found.spend, str(error))
     result = trained.result
     spend = found.spend + Spend(training_seconds=result.seconds, trainings=0 if trained.cached else 1)
-    notes = f"{found.summary}; {result.steps} steps on {len(examples)} calls"
+    how = f"{result.steps} steps" if result.steps else "trained by the provider"
+    notes = f"{found.summary}; {how} on {len(examples)} calls"
     if result.losses:
         notes += f", loss {result.losses[0]:.2f} to {result.losses[-1]:.2f}"
     return Outcome(state.with_adapter(result.adapter), spend, notes)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.report.format import distinct_percents, percent, strategy_label
 from harness.report.safe import one_line, shorten
-from harness.report.summary import CONFIDENCE
+from harness.report.summary import CONFIDENCE, score_of
 from harness.results import Evaluation, ExampleScore
 from harness.stats import Interval
 
@@ -21,49 +20,63 @@ _CHARACTERS, _LINES = 1_000, 12
 
 
 def failure_text(
-    evaluation: Evaluation, interval: Interval | None, threshold: float | None, strategy: str, suite: str
+    evaluation: Evaluation,
+    interval: Interval | None,
+    threshold: float | None,
+    strategy: str,
+    suite: str,
+    *,
+    seeds: Sequence[Evaluation] = (),
 ) -> str:
     """Score, interval and threshold, the unscored and unparsable, and the five worst examples in full.
 
-    ``interval`` is None, and the mean NaN, where no example was scored. Plain text, nothing in it is markup; it is
-    the same on every terminal. Examples that score 1 are not shown, whatever their number; among equals the first
-    ones of the split are.
+    ``interval`` is None, and the mean NaN, where no example was scored. ``seeds`` are the evaluations with all
+    seeds where there were several: the score is then their mean, and the worst examples are those of
+    ``evaluation``, one of them. Plain text, nothing in it is markup; it is the same on every terminal. Examples
+    that score 1 are not shown, whatever their number; among equals the first ones of the split are.
     """
+    every = seeds or (evaluation,)
     return "\n".join(
         [
-            *_verdict(evaluation, interval, threshold, f"{one_line(suite)} [{strategy_label(strategy)}]"),
-            *_failures(evaluation),
+            *_verdict(every, interval, threshold, f"{one_line(suite)} [{strategy_label(strategy)}]"),
+            *_failures(every),
             *_worst(evaluation),
         ]
     )
 
 
-def _verdict(evaluation: Evaluation, interval: Interval | None, threshold: float | None, name: str) -> Iterator[str]:
-    mean, n = evaluation.mean, len(evaluation.values)
-    split = one_line(evaluation.split)
-    if math.isnan(mean):
-        yield f"{name} has no score: none of the {len(evaluation.scores)} {split} examples could be scored"
+def _verdict(
+    evaluations: Sequence[Evaluation], interval: Interval | None, threshold: float | None, name: str
+) -> Iterator[str]:
+    score_over_seeds = score_of(evaluations)
+    split = one_line(evaluations[0].split)
+    if score_over_seeds is None:
+        total = sum(len(evaluation.scores) for evaluation in evaluations)
+        yield f"{name} has no score: none of the {total} {split} examples could be scored"
         return
+    mean, n = score_over_seeds.mean, max(len(evaluation.values) for evaluation in evaluations)
     score, limit = (percent(mean), "") if threshold is None else distinct_percents(mean, threshold)
     level = f"{100 * CONFIDENCE:.0f} %"
     bounds = "" if interval is None else f"{level} interval {percent(interval.low)}–{percent(interval.high)}, "
     words = ""
     if threshold is not None:
         words = f", {'under' if mean < threshold else 'not under'} the threshold of {limit} %"
-    yield f"{name} scores {score} % on {split} ({bounds}n = {n}){words}"
+    seeds = f"mean of {len(evaluations)} seeds, " if len(evaluations) > 1 else ""
+    yield f"{name} scores {score} % on {split} ({seeds}{bounds}n = {n}){words}"
     if threshold is not None and interval is not None and mean < threshold <= interval.high:
         yield "The threshold lies inside the interval: more examples would tell whether it is really missed."
 
 
-def _failures(evaluation: Evaluation) -> Iterator[str]:
-    total = len(evaluation.scores)
-    if evaluation.unscored:
-        yield f"{evaluation.unscored} of {total} examples are unscored (the LM or the network failed; left out)"
-        first = next((s.feedback for s in evaluation.scores if s.score is None and s.feedback), "")
+def _failures(evaluations: Sequence[Evaluation]) -> Iterator[str]:
+    scores = [score for evaluation in evaluations for score in evaluation.scores]
+    unscored, unparsable = (sum(e.unscored for e in evaluations), sum(e.unparsable for e in evaluations))
+    if unscored:
+        yield f"{unscored} of {len(scores)} examples are unscored (the LM or the network failed; left out)"
+        first = next((s.feedback for s in scores if s.score is None and s.feedback), "")
         if first:
             yield f"  the first: {shorten(one_line(first), 300, 1)}"
-    if evaluation.unparsable:
-        yield f"{evaluation.unparsable} of {total} answers did not parse: they count as wrong"
+    if unparsable:
+        yield f"{unparsable} of {len(scores)} answers did not parse: they count as wrong"
 
 
 def _worst(evaluation: Evaluation) -> Iterator[str]:

@@ -18,9 +18,9 @@ from harness.report.safe import one_line
 from harness.report.summary import CONFIDENCE, Comparison, Score, StrategySummary, SuiteSummary, summarize
 from harness.results import GateResult, Spend, SuiteRun
 
-__all__ = ["SuiteTable", "render", "suite_table"]
+__all__ = ["RULE_BELOW_HEAD", "SuiteTable", "render", "suite_table"]
 
-_RULE_BELOW_HEAD = Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
+RULE_BELOW_HEAD = Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
 _CHOSEN = "●"
 _SIGNIFICANT = "*"
 _ASCII = str.maketrans({"→": ">", "–": "-", "─": "-", "●": "@", "·": "-", "…": "~", "±": "~"})
@@ -122,7 +122,7 @@ class SuiteTable:
     def _table(self, layout: _Layout) -> Table:
         columns = list(self._columns(layout.detail))
         table = Table(
-            box=_RULE_BELOW_HEAD,
+            box=RULE_BELOW_HEAD,
             show_edge=False,
             pad_edge=False,
             padding=(0, layout.gap - 1, 0, 0),  # and the box has a blank of its own between columns

@@ -1,0 +1,90 @@
+"""What a metric may do, and what becomes of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from harness.data import Example
+from harness.errors import MetricError
+from harness.metric import Metric, Verdict
+from harness.trace import Trace
+
+EXAMPLE = Example({"answer": "a"})
+
+
+def judged(function: Any, prediction: Any = "a", **fixtures: Any) -> Verdict:
+    return Metric(function, "s", fixtures)(EXAMPLE, prediction, Trace())
+
+
+def test_an_assertion_scores_0_and_its_text_is_the_feedback() -> None:
+    def metric(example: Example, prediction: str) -> None:
+        assert prediction == example.answer, "another letter"
+
+    assert judged(metric) == Verdict(1.0)
+    assert judged(metric, "b").score == 0.0
+    assert "another letter" in judged(metric, "b").feedback
+
+
+def test_pytest_fail_and_helpers_that_assert() -> None:
+    def assert_same(one: str, other: str) -> None:
+        if one != other:
+            pytest.fail(f"{one} is not {other}")
+
+    def metric(example: Example, prediction: str) -> None:
+        assert_same(prediction, example.answer)
+
+    assert judged(metric) == Verdict(1.0)
+    assert judged(metric, "b") == Verdict(0.0, "b is not a")
+
+
+@pytest.mark.parametrize(("returned", "score"), [(True, 1.0), (False, 0.0), (0.25, 0.25), (0, 0.0), (1, 1.0)])
+def test_bools_and_floats(returned: Any, score: float) -> None:
+    def metric(prediction: str) -> Any:  # noqa: ARG001
+        return returned
+
+    assert judged(metric) == Verdict(score)
+
+
+@pytest.mark.parametrize("returned", [1.7, -0.1, math.nan, math.inf, "yes", "0.5", [], None, {"score": 1}])
+def test_everything_else_is_an_error_that_names_the_suite(returned: Any) -> None:
+    def metric(prediction: str) -> Any:  # noqa: ARG001
+        return returned
+
+    with pytest.raises(MetricError, match="suite 's': the metric returned"):
+        judged(metric)
+
+
+def test_a_metric_may_return_a_score_after_asserting() -> None:
+    def metric(prediction: str) -> float:
+        assert prediction
+        return 0.5
+
+    assert judged(metric) == Verdict(0.5)
+    assert judged(metric, "").score == 0.0
+
+
+def test_other_arguments_are_fixtures_and_the_trace_is_given() -> None:
+    def metric(trace: Trace, prediction: str, table: dict[str, float]) -> float:
+        assert trace == Trace()
+        return table[prediction]
+
+    assert judged(metric, table={"a": 0.75}, unused=1) == Verdict(0.75)
+
+
+def test_an_error_of_the_metric_is_no_score() -> None:
+    def metric(example: Example, prediction: str) -> bool:
+        return bool({}[prediction] == example)
+
+    with pytest.raises(KeyError):
+        judged(metric)
+
+
+def test_async_metrics() -> None:
+    async def metric(example: Example, prediction: str) -> None:
+        assert prediction == example.answer
+
+    assert judged(metric) == Verdict(1.0)
+    assert judged(metric, "b").score == 0.0
