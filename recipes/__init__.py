@@ -1,0 +1,1 @@
+"""How the things that ship with the package are made."""

@@ -1,0 +1,259 @@
+"""Arithmetic with written steps, and word problems told by many templates.
+
+A problem starts from a number, changes it in one to three steps and asks for the result. The reasoning names each step
+as an equation, ``3 + 14 = 17. 17 * 2 = 34.``, so that the answer is the last number written.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+from recipes.nano.episode import Episode, Turn, Value
+from recipes.nano.words import first_name, invented, listed
+
+REASON = ("reasoning", "think step by step")
+NUMBER = "a whole number"
+STARTS = [
+    "{n} has {a} {o}.", "{n} owns {a} {o}.", "There are {a} {o} in the box.", "{n} starts with {a} {o}.",
+    "{n} holds {a} {o}.", "{n} bought {a} {o}.", "A shop has {a} {o}.", "{n} made {a} {o}.", "{n} found {a} {o}.",
+    "There are {a} {o} on the table.", "{n} had {a} {o}.", "A farmer has {a} {o}.", "{n} carries {a} {o}.",
+    "A basket holds {a} {o}.", "{n} picked {a} {o}.", "{n} got {a} {o} from {m}.", "The class has {a} {o}.",
+    "{n} and {m} have {a} {o}.", "In a room there are {a} {o}.", "{n} put {a} {o} on a shelf.",
+]  # fmt: skip
+PLUS = [
+    "{n} {gets} {b} more {o}.", "{n} {gets} {b} more.", "{n} {gets} {b} {o}.", "{m} gives {n} {b} {o}.",
+    "{n} gets {b} {o} from {m}.", "{m} gave {n} {b} more {o}.", "{b} more {o} arrive.", "{m} adds {b} {o}.",
+    "{n} then {gets} {b} other {o}.", "{n} is sent {b} {o}.", "Another {b} {o} are added.", "{m} brings {b} more {o}.",
+    "{n} {gets} another {b} {o}.", "{m} puts in {b} {o}.", "{b} {o} come from {m}.",
+]  # fmt: skip
+GETS = listed(
+    """
+    buys finds gets picks receives makes earns bakes gathers wins adds takes orders draws builds bought
+    found got picked received made earned gathered ordered
+    """
+)
+MINUS = [
+    "{n} {loses} {b} {o}.", "{n} {loses} {b} of them.", "{n} gives {b} {o} to {m}.", "{n} {loses} {b}.",
+    "{m} takes {b} {o} from {n}.", "{n} gave {m} {b} {o}.", "{b} {o} are {lost}.", "{m} {loses} {b} of the {o}.",
+    "{n} throws away {b} {o}.", "{b} of the {o} are {lost}.", "{n} gives away {b} {o}.", "{m} took {b} of them.",
+    "{n} then {loses} {b} {o}.", "{n} sends {b} {o} to {m}.", "{b} of them are {lost}.",
+]  # fmt: skip
+LOSES = listed(
+    """
+    loses sells drops uses eats spends burns hides returns removes lost sold dropped used ate spent returned
+    donates
+    """
+)
+LOST = listed("lost sold eaten used broken stolen given burned returned removed")
+TIMES = [
+    "Then the number of {o} grows {b} times.", "{n} now has {b} times as many.", "{n} ends up with {b} times as many.",
+    "{n} multiplies the {o} by {b}.", "Then {n} has {b} times as many {o}.", "A day later there are {b} times as many.",
+    "{n} makes the pile {b} times as big.", "There are {b} times as many {o} soon.",
+    "The {o} become {b} times as many.",
+]  # fmt: skip
+DIVIDE = [
+    "{n} shares the {o} among {b} friends.", "{n} splits them into {b} equal groups.", "{n} divides the {o} by {b}.",
+    "{n} puts the {o} equally into {b} boxes.", "The {o} are split among {b} people.",
+    "{b} friends share them equally.",
+    "{n} divides them into {b} equal parts.", "The {o} go equally to {b} houses.", "{n} shares them with {b} people.",
+]  # fmt: skip
+RATES = [
+    "{n} has {a} boxes with {b} {o} each.", "There are {a} bags of {b} {o}.", "{n} buys {a} packs of {b} {o}.",
+    "Each of {a} children has {b} {o}.", "{n} makes {b} {o} a day for {a} days.", "{a} shelves hold {b} {o} each.",
+    "Each bag has {b} {o}. {n} has {a} bags.", "{n} fills {a} jars with {b} {o} each.",
+]  # fmt: skip
+SUMS = [
+    "{n} has {a} {o} and {m} has {b} {o}.", "There are {a} {o} here and {b} {o} there.",
+    "{n} has {a} {o}. {m} has {b}.",
+    "{n} made {a} {o} and {m} made {b}.", "{n} has {a} red {o} and {b} blue {o}.",
+]  # fmt: skip
+LINKS = [
+    "Then ",
+    "Later ",
+    "After that ",
+    "Next ",
+    "The next day ",
+    "Today ",
+    "Now ",
+    "In the evening ",
+    "Soon ",
+]
+ASKS = [
+    "How many {o} are there now?", "How many {o} does {n} have?", "What is the number of {o}?",
+    "How many {o} are left?",
+    "How many are there in the end?", "How many {o} are there?", "How many {o} does {n} have now?",
+    "What is the final number of {o}?", "How many does {n} have?", "How many {o} in total?", "Find the number of {o}.",
+]  # fmt: skip
+SHARE_ASKS = [
+    "How many {o} does each get?",
+    "How many are in each?",
+    "How many {o} for each one?",
+    "How many each?",
+]
+OBJECTS = listed(
+    """
+    apples pears plums coins books cards shells stones eggs cups pens balls toys nuts cakes stamps keys
+    boxes fish birds bottles flowers hats chairs plates letters tickets photos beads stars dogs cats trees
+    cookies oranges bags spoons
+    """
+)
+
+HELD_OUT = {
+    "starts": [
+        "At first {n} has {a} {o} in a jar.",
+        "{n} keeps {a} {o}.",
+        "In the morning {n} counts {a} {o}.",
+    ],
+    "+": [
+        "{m} hands {b} {o} over to {n}.",
+        "Later {n} collects {b} more {o}.",
+        "On Monday {n} catches {b} {o}.",
+    ],
+    "-": ["{n} breaks {b} of the {o}.", "{n} lends {b} {o} to {m}.", "After that {b} {o} go missing."],
+    "*": [
+        "Next week {n} has {b} times that many {o}.",
+        "A friend brings the count to {b} times as many {o}.",
+    ],
+    "/": ["The {o} are shared equally by {b} children.", "{n} packs the {o} equally into {b} crates."],
+    "asks": ["How many {o} remain with {n}?", "How many {o} does {n} have at the end?"],
+}
+HELD_OUT_OBJECTS = listed("marbles stickers lemons ribbons candles buttons")
+PLAIN = {"+": PLUS, "-": MINUS, "*": TIMES, "/": DIVIDE}
+
+
+class Step(NamedTuple):
+    """One operation on the running number."""
+
+    op: str
+    by: int
+    result: int
+
+
+def step(rng: Random, value: int, big: bool) -> Step:
+    """An operation whose result is a whole number from 1 to 200 (or so)."""
+    while True:
+        op = rng.choice("++--*/" if value <= 40 else "++--/")
+        if op == "+":
+            by = rng.randint(1, 60 if big else 20)
+            return Step(op, by, value + by)
+        if op == "-" and value > 1:
+            by = rng.randint(1, min(value - 1, 60 if big else 20))
+            return Step(op, by, value - by)
+        if op == "*":
+            by = rng.randint(2, 10 if value <= 10 else 5 if value <= 20 else 3)
+            return Step(op, by, value * by)
+        divisors = [d for d in range(2, 11) if value % d == 0]
+        if op == "/" and divisors:
+            by = rng.choice(divisors)
+            return Step(op, by, value // by)
+
+
+def equations(start: int, steps: list[Step]) -> str:
+    """The steps as equations, each beginning with the result of the one before."""
+    lines = []
+    for op, by, result in steps:
+        lines.append(f"{start} {op} {by} = {result}.")
+        start = result
+    return " ".join(lines)
+
+
+def drills(rng: Random, turns: int, *, held_out: bool = False) -> Episode:
+    """Expressions evaluated from left to right, with the steps written out or not."""
+    limit = rng.choice([1, 1, 2, 3])
+    reasoning = limit > 1 or rng.random() < 0.5
+    big = held_out or rng.random() < 0.5
+    field = rng.choice(["question", "question", "problem", "expression", "input", "sum"])
+    built = []
+    for _ in range(turns):
+        start = rng.randint(1, 99 if big else 20)
+        steps: list[Step] = []
+        for _ in range(rng.randint(1, limit)):
+            steps.append(step(rng, steps[-1].result if steps else start, big))
+        text = str(start) + "".join(f" {op} {by}" for op, by, _ in steps)
+        if field == "question" and rng.random() < 0.5:
+            text = f"What is {text}?"
+        outputs: list[tuple[str, Value]] = [("answer", steps[-1].result)]
+        if reasoning:
+            outputs.insert(0, ("reasoning", equations(start, steps)))
+        built.append(Turn(((field, text),), tuple(outputs)))
+    instruction = rng.choice(
+        ["Compute from left to right.", "Evaluate the expression.", "Do the sum step by step.", "Solve.",
+         "Work out the result.", "Compute the answer.", "Calculate."]
+    )  # fmt: skip
+    reply = ((REASON,) if reasoning else ()) + (("answer", NUMBER),)
+    return Episode("arithmetic", instruction, reply, tuple(built))
+
+
+class Problem(NamedTuple):
+    """A word problem with its solution."""
+
+    text: str
+    reasoning: str
+    answer: int
+
+
+def problem(rng: Random, count: int, *, held_out: bool = False) -> Problem:
+    """A story of ``count`` steps; the held-out one uses sentences, objects and names that training never sees."""
+    who = first_name(rng, held_out)
+    other = first_name(rng, held_out)
+    things = rng.choice(HELD_OUT_OBJECTS) if held_out else rng.choice(OBJECTS)
+    if not held_out and rng.random() < 0.25:
+        things = invented(rng, 1, 2) + "s"
+
+    def say(template: str, **numbers: int) -> str:
+        return template.format(
+            n=who,
+            m=other,
+            o=things,
+            gets=rng.choice(GETS),
+            loses=rng.choice(LOSES),
+            lost=rng.choice(LOST),
+            **numbers,
+        )
+
+    steps: list[Step] = []
+    draw = rng.random()
+    if not held_out and draw < 0.2:
+        start, by = rng.randint(2, 12), rng.randint(2, 10)
+        steps.append(Step("*", by, start * by))
+        story = [say(rng.choice(RATES), a=start, b=by)]
+    elif not held_out and draw < 0.3:
+        start, by = rng.randint(2, 60), rng.randint(2, 40)
+        steps.append(Step("+", by, start + by))
+        story = [say(rng.choice(SUMS), a=start, b=by)]
+    else:
+        start = rng.randint(2, 60 if rng.random() < 0.5 else 20)
+        story = [say(rng.choice(HELD_OUT["starts"] if held_out else STARTS), a=start)]
+    while len(steps) < count:
+        made = step(rng, steps[-1].result if steps else start, rng.random() < 0.3)
+        sentence = say(rng.choice(HELD_OUT[made.op] if held_out else PLAIN[made.op]), b=made.by)
+        if not held_out and rng.random() < 0.25:
+            link = rng.choice(LINKS)
+            starts_with_name = sentence.startswith((who, other)) or sentence[0].isdigit()
+            sentence = link + (sentence if starts_with_name else sentence[0].lower() + sentence[1:])
+        steps.append(made)
+        story.append(sentence)
+    asks = SHARE_ASKS if steps[-1].op == "/" and rng.random() < 0.7 else HELD_OUT["asks"] if held_out else ASKS
+    return Problem(" ".join([*story, say(rng.choice(asks))]), equations(start, steps), steps[-1].result)
+
+
+def word_problems(rng: Random, turns: int, *, held_out: bool = False) -> Episode:
+    """Word problems of one to three steps, most of them with the steps written out."""
+    reasoning = held_out or rng.random() < 0.85
+    field = "question" if held_out else rng.choice(["question", "question", "problem", "story"])
+    limit = rng.choice([1, 2, 2, 3])
+    built = []
+    for _ in range(turns):
+        made = problem(rng, rng.randint(1, limit), held_out=held_out)
+        outputs: list[tuple[str, Value]] = [("answer", made.answer)]
+        if reasoning:
+            outputs.insert(0, ("reasoning", made.reasoning))
+        built.append(Turn(((field, made.text),), tuple(outputs)))
+    instruction = rng.choice(
+        ["Solve the problem.", "Solve the problem step by step.", "Answer the question with a number.",
+         "Read the story and compute the answer.", "Work out the number that is asked for.", "Solve the story problem.",
+         "Find the answer.", "Do the maths."]
+    )  # fmt: skip
+    reply = ((REASON,) if reasoning else ()) + (("answer", NUMBER),)
+    return Episode("word_problems", instruction, reply, tuple(built))

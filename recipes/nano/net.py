@@ -1,0 +1,122 @@
+"""The network that is trained: the mathematics of ``LlamaForCausalLM``, lean enough for one CPU core.
+
+Embedding rows of number tokens are features of the number's value times a trained map, plus a small free rest. Export
+merges them into plain rows, so whatever serves Llama serves the result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recipes.nano.numbers import features
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of the network."""
+
+    words: int
+    numbers: int
+    width: int = 192
+    layers: int = 5
+    heads: int = 6
+    head: int = 32
+    inner: int = 448
+    theta: float = 1e6
+    positions: int = 2048
+    epsilon: float = 1e-6
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return self.words + self.numbers
+
+    def plain(self) -> dict[str, int | float]:
+        """The sizes as a JSON object."""
+        return asdict(self)
+
+
+class Block(nn.Module):
+    """The weights of one layer; queries, keys and values in one matrix, gate and up projections in another."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        inside = shape.heads * shape.head
+
+        def matrix(rows: int, columns: int, scale: float = 0.6) -> nn.Parameter:
+            return nn.Parameter(torch.randn(rows, columns) * scale / math.sqrt(columns))
+
+        self.qkv = matrix(3 * inside, shape.width)
+        self.out = matrix(shape.width, inside, 0.0)
+        self.gate_up = matrix(2 * shape.inner, shape.width)
+        self.down = matrix(shape.width, shape.inner, 0.0)
+        self.norm_attention = nn.Parameter(torch.ones(shape.width))
+        self.norm_mlp = nn.Parameter(torch.ones(shape.width))
+
+
+class Net(nn.Module):
+    """A Llama whose number embeddings follow from the numbers' values."""
+
+    cosines: Tensor
+    sines: Tensor
+    number_features: Tensor
+
+    def __init__(self, shape: Shape, values: list[float]) -> None:
+        super().__init__()
+        self.shape = shape
+        made = features(values)
+        self.words = nn.Parameter(torch.randn(shape.words, shape.width) * 0.08)
+        turned = torch.linalg.qr(torch.randn(shape.width, made.shape[1]))[0].T
+        self.number_map = nn.Parameter(turned * 0.9 * math.sqrt(shape.width / 128))
+        self.number_rest = nn.Parameter(torch.randn(shape.numbers, shape.width) * 0.004)
+        self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.layers)])
+        self.norm = nn.Parameter(torch.ones(shape.width))
+        rates = rope_rates(shape)
+        angles = torch.outer(torch.arange(shape.positions).float(), rates).repeat(1, 2)
+        sines = angles.sin()
+        sines[:, : shape.head // 2] *= -1
+        self.register_buffer("cosines", angles.cos(), persistent=False)
+        self.register_buffer("sines", sines, persistent=False)
+        self.register_buffer("number_features", made, persistent=False)
+
+    def embedding(self) -> Tensor:
+        """The whole embedding matrix, words first, then numbers."""
+        return torch.cat([self.words, self.number_features @ self.number_map + self.number_rest])
+
+    def forward(self, ids: Tensor, keep: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Logits of the flattened positions ``keep`` (all by default), computed in ``dtype``."""
+        shape = self.shape
+        rows, length = ids.shape
+        heads, head, eps = shape.heads, shape.head, shape.epsilon
+        table = self.embedding().to(dtype)
+        hidden = F.embedding(ids, table)
+        cosines, sines = self.cosines[:length, None].to(dtype), self.sines[:length, None].to(dtype)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            normed = F.rms_norm(hidden, (shape.width,), block.norm_attention.to(dtype), eps)
+            mixed = F.linear(normed, block.qkv.to(dtype)).view(rows, length, 3 * heads, head)
+            turn, value = mixed[:, :, : 2 * heads], mixed[:, :, 2 * heads :]
+            half = head // 2
+            turn = turn * cosines + torch.cat([turn[..., half:], turn[..., :half]], -1) * sines
+            query, key = turn[:, :, :heads].transpose(1, 2), turn[:, :, heads:].transpose(1, 2)
+            seen = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), is_causal=True)
+            seen = seen.transpose(1, 2).reshape(rows, length, heads * head)
+            hidden = hidden + F.linear(seen, block.out.to(dtype))
+            normed = F.rms_norm(hidden, (shape.width,), block.norm_mlp.to(dtype), eps)
+            gate, up = F.linear(normed, block.gate_up.to(dtype)).chunk(2, -1)
+            hidden = hidden + F.linear(F.silu(gate) * up, block.down.to(dtype))
+        hidden = hidden.view(rows * length, shape.width)
+        if keep is not None:
+            hidden = hidden[keep]
+        return F.linear(F.rms_norm(hidden, (shape.width,), self.norm.to(dtype), eps), table)
+
+
+def rope_rates(shape: Shape) -> Tensor:
+    """How fast each pair of a head's dimensions turns with position, in radians per token."""
+    rates: Tensor = 1 / shape.theta ** (torch.arange(0, shape.head, 2).float() / shape.head)
+    return rates
