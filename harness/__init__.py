@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.context import configure
+    from harness.draws import drawn
     from harness.lm.request import Sampling
     from harness.modules import module
     from harness.suites import suite
     from harness.tuned import load
 
-__all__ = ["Sampling", "configure", "load", "module", "suite"]
+__all__ = ["Sampling", "configure", "drawn", "load", "module", "suite"]
 
 _HOMES = {
     "Sampling": "harness.lm.request",
     "configure": "harness.context",
+    "drawn": "harness.draws",
     "load": "harness.tuned",
     "module": "harness.modules",
     "suite": "harness.suites",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.lm.request import LMRef, Sampling
 from harness.state import State
@@ -17,9 +17,10 @@ from harness.trace import Recorder
 
 if TYPE_CHECKING:
     from harness.lm.client import Client
+    from harness.lm.table import Endpoints
     from harness.runtime import Runtime
 
-__all__ = ["DEFAULT_LM", "Context", "configure", "current", "default_runtime", "running"]
+__all__ = ["DEFAULT_LM", "Context", "configure", "configured_endpoints", "current", "default_runtime", "running"]
 
 DEFAULT_LM = "local/nano"
 
@@ -38,6 +39,7 @@ class Context:
 
 _current: ContextVar[Context | None] = ContextVar("harness_context", default=None)
 _default: tuple[Runtime, Context] | None = None
+_endpoints: Endpoints = {}
 _lock = threading.Lock()
 
 
@@ -67,31 +69,49 @@ def default_runtime() -> Runtime:
     return _ready()[0]
 
 
-def configure(lm: str | None = None, *, sampling: Sampling | None = None, store: Path | str | None = None) -> None:
-    """Set the LM that module calls use outside of a suite and of a loaded program.
+def configure(
+    lm: str | None = None,
+    *,
+    sampling: Sampling | None = None,
+    store: Path | str | None = None,
+    endpoints: Mapping[str, Any] | None = None,
+) -> None:
+    """Set the LM that module calls use outside of a suite and of a loaded program, and how LMs are reached.
 
     ``lm`` is a litellm model string or ``local/NAME_OR_PATH``; ``store`` a folder that keeps finished calls
-    (without one they live as long as the process). Raises `StoreError` where that cannot be used.
+    (without one they live as long as the process). ``endpoints`` is the LM table, with the names and settings that it
+    has in ``pyproject.toml``; suites heed it as well, where it was set before they run, in a ``conftest.py`` say.
+    Raises `StoreError` where the store cannot be used, and `UsageError` for a table that is none.
     """
-    global _default
-    made = _make(lm, sampling, store)
+    global _default, _endpoints
+    from harness.lm.table import endpoints_from
+
+    table = endpoints_from(endpoints or {})
+    made = _make(lm, sampling, store, table)
     with _lock:
-        previous, _default = _default, made
+        previous, _default, _endpoints = _default, made, table
     if previous is not None:
         previous[0].close()
+
+
+def configured_endpoints() -> Endpoints:
+    """The LM table of the last `configure`."""
+    return _endpoints
 
 
 def _ready() -> tuple[Runtime, Context]:
     global _default
     with _lock:
         if _default is None:
-            _default = _make(None, None, None)
+            _default = _make(None, None, None, {})
         return _default
 
 
-def _make(lm: str | None, sampling: Sampling | None, store: Path | str | None) -> tuple[Runtime, Context]:
+def _make(
+    lm: str | None, sampling: Sampling | None, store: Path | str | None, endpoints: Endpoints
+) -> tuple[Runtime, Context]:
     from harness.runtime import Runtime
 
-    runtime = Runtime.open(Path(store) if store is not None else None)
+    runtime = Runtime.open(Path(store) if store is not None else None, endpoints=endpoints)
     state = State(LMRef(lm or os.environ.get("BT_LM", DEFAULT_LM)))
     return runtime, Context(runtime.client, state, sampling or Sampling())

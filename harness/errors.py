@@ -5,10 +5,12 @@ from __future__ import annotations
 __all__ = [
     "AdapterError",
     "AuthenticationError",
+    "BudgetError",
     "ConnectionFailedError",
     "ContentFilterError",
     "ContextTooLongError",
     "DataError",
+    "DataMissingError",
     "HarnessError",
     "InvalidRequestError",
     "LMError",
@@ -49,8 +51,16 @@ class DataError(SuiteError):
     """Splits that are missing, empty or share an example."""
 
 
+class DataMissingError(DataError):
+    """Data that is not on this machine; the message says how to get it. The suite is skipped with it."""
+
+
 class MetricError(SuiteError):
     """A metric that returned something other than a bool or a float in [0, 1]."""
+
+
+class BudgetError(HarnessError):
+    """The run may not spend more on LMs. What it would have found is left out, neither wrong nor unscored."""
 
 
 class ParseError(HarnessError):

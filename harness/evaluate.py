@@ -13,11 +13,12 @@ from typing import Any
 
 from harness.context import Context, running
 from harness.data import Example
-from harness.errors import HarnessError, LMError, ParseError, SuiteError
+from harness.errors import BudgetError, HarnessError, LMError, ParseError, SuiteError
+from harness.lm.budget import Budget
 from harness.lm.client import Client
 from harness.lm.request import LMRef, Sampling
 from harness.metric import Metric, Verdict
-from harness.observe import Observer
+from harness.observe import Observer, watched
 from harness.prompt import shown
 from harness.results import Evaluation, ExampleScore, Spend
 from harness.state import State
@@ -28,12 +29,13 @@ __all__ = ["Evaluator", "Run", "spend_of"]
 
 @dataclass(frozen=True)
 class Run:
-    """One rollout: what the program called on one example, and the metric's word on it."""
+    """One rollout: what the program called on one example, the metric's word on it and what the metric's LM cost."""
 
     example: Example
     rollout: int
     trace: Trace
     score: ExampleScore
+    judging: Spend = Spend()
 
     def passes(self, threshold: float) -> bool:
         """Whether the metric gave at least ``threshold`` (the paper's λ)."""
@@ -44,7 +46,11 @@ _Done = Callable[[Run], Run]
 
 
 class Evaluator:
-    """Runs one suite's program with any state. ``concurrency`` bounds the runs that are under way at once."""
+    """Runs one suite's program with any state. ``concurrency`` bounds the runs that are under way at once.
+
+    ``judge`` is the LM of modules that the metric calls, the untuned LM where it is None; ``budget`` is the one that
+    the client's calls are held to.
+    """
 
     def __init__(
         self,
@@ -57,16 +63,19 @@ class Evaluator:
         seed: int = 0,
         concurrency: int = 32,
         observer: Observer,
+        judge: LMRef | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.suite, self.client, self.sampling, self.seed = suite, client, sampling, seed
         self._program, self.metric, self._observer = program, metric, observer
-        self._concurrency = concurrency
+        self._concurrency, self._judge, self._budget = concurrency, judge, budget
         self._asynchronous = inspect.iscoroutinefunction(program) or getattr(program, "asynchronous", False)
         self._parameters = inspect.signature(program).parameters
 
     def evaluate(self, state: State, examples: Sequence[Example], split: str, task: str) -> Evaluation:
         """Score ``state`` on every example, in order."""
-        runs = self.run(state, examples, task=task)
+        with watched(self._observer, task, len(examples)):
+            runs = self.run(state, examples, task=task)
         return Evaluation(split, tuple(run.score for run in runs), spend_of(runs))
 
     def run(
@@ -78,24 +87,22 @@ class Evaluator:
         sampling: Sampling | None = None,
         rollout: int = 0,
     ) -> list[Run]:
-        """One rollout of the program on every example, in order.
+        """One rollout of the program on every example, in order; ``task`` is the observer's, begun by the caller.
 
         Raises the `LMError` that no later call can escape (a wrong key, an unknown model), and `SuiteError`
         where the program itself raises: an error of its own is neither a wrong answer nor an LM failure.
+        Raises `BudgetError` where a call was refused, once all that is under way has ended and is kept.
         """
+        refused = self._budget.refused if self._budget is not None else 0
         jobs = [self._job(state, example, sampling or self.sampling, rollout) for example in examples]
         done = partial(self._advance, task)
-        self._observer.started(task, len(jobs), "runs")
-        try:
-            runs = self._all_async(jobs, done) if self._asynchronous else self._all_threads(jobs, done)
-        except BaseException:
-            self._observer.finished(task, "stopped")
-            raise
-        self._observer.finished(task)
+        runs = self._all_async(jobs, done) if self._asynchronous else self._all_threads(jobs, done)
+        if self._budget is not None:
+            self._budget.reraise(refused)
         return runs
 
     def _advance(self, task: str, run: Run) -> Run:
-        spend = run.trace.spend
+        spend = run.trace.spend + run.judging
         self._observer.advanced(task, 1, spend.cached, spend.prompt_tokens + spend.completion_tokens)
         return run
 
@@ -155,13 +162,16 @@ class Evaluator:
     def _judged(self, job: _Job, prediction: Any) -> Run:
         trace = job.context.recorder.trace
         # A judge in the metric is neither the tuned LM nor part of the program's trace.
-        judge = replace(job.context, state=State(LMRef(job.context.state.lm.model)), rollout=0, recorder=Recorder())
+        lm = self._judge or LMRef(job.context.state.lm.model)
+        judge = replace(job.context, state=State(lm), rollout=0, recorder=Recorder())
         try:
             with running(judge):
                 verdict = self.metric(job.example, prediction, trace)
-        except LMError as error:
-            return self._failed(job, error)
-        return self._scored(job, verdict, shown(prediction))
+        except (LMError, BudgetError) as error:
+            run = self._failed(job, error)
+        else:
+            run = self._scored(job, verdict, shown(prediction))
+        return replace(run, judging=judge.recorder.trace.spend)
 
     def _scored(self, job: _Job, verdict: Verdict, prediction: str) -> Run:
         score = ExampleScore(
@@ -177,7 +187,7 @@ class Evaluator:
             score = ExampleScore(
                 job.example.digest, 0.0, "unparsable", self._inputs(job), shown(completion), str(error)
             )
-        elif isinstance(error, LMError) and not error.fatal:
+        elif isinstance(error, BudgetError) or (isinstance(error, LMError) and not error.fatal):
             note = f"{type(error).__name__}: {error}"
             score = ExampleScore(job.example.digest, None, "unscored", self._inputs(job), "", note)
         elif isinstance(error, HarnessError):
@@ -210,7 +220,7 @@ def spend_of(runs: Iterable[Run]) -> Spend:
     """What the runs cost together."""
     total = Spend()
     for run in runs:
-        total += run.trace.spend
+        total += run.trace.spend + run.judging
     return total
 
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from harness.context import Context, current
 from harness.errors import ParseError, SuiteError
 from harness.lm.request import Message, Reply, Request
-from harness.prompt import chat, read_reply, to_json
+from harness.prompt import chat, possible_replies, read_reply, to_json
 from harness.signature import Signature, signature_of
 from harness.state import Prompt
 from harness.trace import ModuleCall
@@ -80,10 +81,11 @@ class _Call:
     def __init__(self, signature: Signature, context: Context, inputs: Mapping[str, Any]) -> None:
         self._signature, self._recorder = signature, context.recorder
         messages = chat(signature, context.state.prompt(signature.name), inputs)
-        request = Request(context.state.lm, messages, context.sampling, context.rollout, context.seed)
+        choices = possible_replies(signature) if context.sampling.constrain else ()
+        request = Request(context.state.lm, messages, context.sampling, context.rollout, context.seed, choices)
         repeat = self._recorder.repeat(request)
         if repeat:  # far from every rollout's index, so that a repeated question is a sample of its own
-            request = Request(request.lm, messages, request.sampling, context.rollout + _REPEAT * repeat, context.seed)
+            request = replace(request, rollout=context.rollout + _REPEAT * repeat)
         self.request = request
         values = to_json(signature.inputs, inputs)
         self._place = self._recorder.start(ModuleCall(signature, values, request))

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from harness.errors import UsageError
+from harness.lm.budget import Limits
 from harness.optimize.strategy import PAPER_STRATEGIES, Strategy, parse_strategies
+from harness.train.loader import check_loader
 
 if TYPE_CHECKING:
     from harness.optimize.settings import Settings
@@ -35,6 +37,13 @@ class Options:
     store: Path
     save: Path | None
     json: Path | None
+    data_dir: Path | None = None
+    all: bool = False
+    dry_run: bool = False
+    teacher: str | None = None
+    judge: str | None = None
+    limits: Limits = Limits()
+    loader: str = "auto"
 
     def settings(self, suite: Mapping[str, Any]) -> Settings:
         """The preset, then the suite's own settings, then ``--bt-set``. Raises `UsageError`."""
@@ -60,6 +69,13 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "store": ("DIR", "where finished LM calls and adapters are kept (default: .bt)"),
     "save": ("DIR", "write the chosen tuned program of each suite here, with --bt-optimize"),
     "json": ("FILE", "write all figures of the run as JSON"),
+    "data-dir": ("DIR", "where data files are, instead of the Hugging Face hub (default: $BT_DATA_DIR)"),
+    "teacher": ("MODEL", "the LM whose traces teach, with --bt-optimize (default: the tuned LM itself)"),
+    "judge": ("MODEL", "the LM of modules that a metric calls (default: the untuned LM)"),
+    "loader": ("NAME", "how local/... models are loaded: auto, unsloth, unsloth-4bit or transformers (default: auto)"),
+    "max-calls": ("N", "LM calls that the run may make, retries included; answers from the store are free"),
+    "max-tokens": ("N", "tokens that the run may spend, prompts and completions together"),
+    "max-cost": ("DOLLARS", "US dollars that the run may spend on LM calls"),
 }
 
 
@@ -70,9 +86,21 @@ def add_options(parser: pytest.Parser) -> None:
         "--bt-optimize", action="store_true", default=None, help="run the optimization strategies of every suite"
     )
     parser.addini("bt_optimize", "like --bt-optimize", type="bool", default=False)
+    group.addoption(
+        "--bt-all",
+        action="store_true",
+        default=None,
+        help=f"run suites that {DEFAULT_LM} is too small for as well, with {DEFAULT_LM}",
+    )
+    group.addoption(
+        "--bt-dry-run",
+        action="store_true",
+        default=None,
+        help="print what --bt-optimize would do and cost at most; no LM is called and no test is run",
+    )
     for name, (value, text) in _HELP.items():
         group.addoption(f"--bt-{name}", metavar=value, default=None, help=text)
-        parser.addini(f"bt_{name}", f"like --bt-{name}", default=None)
+        parser.addini(f"bt_{name.replace('-', '_')}", f"like --bt-{name}", default=None)
     group.addoption(
         "--bt-set",
         metavar="NAME=VALUE",
@@ -85,17 +113,23 @@ def add_options(parser: pytest.Parser) -> None:
 
 def _read(config: pytest.Config) -> Options:
     def text(name: str, default: str) -> str:
-        given = config.getoption(f"bt_{name}")
-        return str(given if given is not None else config.getini(f"bt_{name}") or default)
+        key = f"bt_{name.replace('-', '_')}"
+        given = config.getoption(key)
+        return str(given if given is not None else config.getini(key) or default)
 
     def path(name: str, default: str = "") -> Path | None:
         found = text(name, default)
         return config.invocation_params.dir / Path(found).expanduser() if found else None
 
-    optimize = bool(config.getoption("bt_optimize") or config.getini("bt_optimize"))
+    dry_run = bool(config.getoption("bt_dry_run"))
+    optimize = bool(config.getoption("bt_optimize") or config.getini("bt_optimize") or dry_run)
+    if dry_run and config.getoption("numprocesses", None):
+        raise UsageError("--bt-dry-run makes one plan in one process; add -n 0.")
     save, strategies, preset = path("save"), text("strategies", PAPER_STRATEGIES), text("preset", "default")
     if save is not None and not optimize:
         raise UsageError("--bt-save writes what optimization found; add --bt-optimize.")
+    if config.getoption("bt_teacher") is not None and not optimize:
+        raise UsageError("--bt-teacher names the LM that teaches an optimization; add --bt-optimize.")
     if config.getoption("bt_strategies") is not None and not optimize:
         raise UsageError("--bt-strategies names what to optimize; add --bt-optimize.")
     changes = dict(_change(part) for part in [*config.getini("bt_set"), *(config.getoption("bt_set") or ())])
@@ -114,7 +148,36 @@ def _read(config: pytest.Config) -> Options:
         store=path("store", ".bt") or Path(".bt"),
         save=save,
         json=path("json"),
+        # The environment ranks between the option and the ini file, and is read where the data is.
+        data_dir=path("data-dir") if config.getoption("bt_data_dir") or "BT_DATA_DIR" not in os.environ else None,
+        all=bool(config.getoption("bt_all")),
+        dry_run=dry_run,
+        teacher=text("teacher", "") or None,
+        judge=text("judge", "") or None,
+        loader=check_loader(config.getoption("bt_loader") or os.environ.get("BT_LOADER") or text("loader", "auto")),
+        limits=Limits(
+            _limit("max-calls", text("max-calls", ""), int),
+            _limit("max-tokens", text("max-tokens", ""), int),
+            _limit("max-cost", text("max-cost", ""), float),
+        ),
     )
+
+
+_N = TypeVar("_N", int, float)
+
+
+def _limit(name: str, text: str, kind: Callable[[str], _N]) -> _N | None:
+    """A number of at least 0; None where no limit is given."""
+    if not text:
+        return None
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind("-1")
+    if not 0 <= value < float("inf"):
+        example = "0.50" if kind is float else "1000"
+        raise UsageError(f"--bt-{name} {text!r} is not allowed; give a number of at least 0, {example} say.")
+    return value
 
 
 def _letters() -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from harness.session import Session
+    from harness.workers import Ledgers
 
 _SESSION = pytest.StashKey["Session | None"]()
 _RUN = "bt_run"
@@ -55,6 +58,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         session.check(items)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_runtestloop
+
+    A dry run stops here, after collection: its plan is part of the terminal summary.
+    """
+    found = session.config.stash[_SESSION]
+    if found is None or not found.options.dry_run or session.testsfailed:
+        return None
+    found.plan(session.items)
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_runtest_setup"""
+    suite = getattr(getattr(item, "obj", None), "__bt_suite__", None)
+    if suite is not None:
+        _session(item.config).setup(suite)
+
+
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_pyfunc_call"""
     suite = getattr(pyfuncitem.obj, "__bt_suite__", None)
@@ -94,6 +118,29 @@ class _Reports:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._ledgers: Ledgers | None = None
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """https://pytest-xdist.readthedocs.io/en/stable/how-to.html#creating-one-log-file-for-each-worker"""
+        from harness.workers import Ledgers
+
+        self._ledgers = self._ledgers or Ledgers()
+        self._ledgers.share(node.workerinput)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_keyboard_interrupt
+
+        LM libraries leave a million objects in memory, which pytest and Python would search for garbage a dozen times
+        before the process ends.
+        """
+        if self._config.stash[_SESSION] is not None:
+            gc.freeze()
+
+    def pytest_unconfigure(self) -> None:
+        """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_unconfigure"""
+        if self._ledgers is not None:
+            self._ledgers.close()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_runtest_logreport"""
@@ -106,7 +153,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_terminal_summary"""
     session = config.stash[_SESSION]
     writer = terminalreporter._tw
-    text = session.report(writer.fullwidth, writer.hasmarkup) if session is not None else ""
+    if session is None:
+        return
+    encoding = getattr(sys.__stdout__, "encoding", None) or "ascii"
+    text = session.report(width=writer.fullwidth, color=writer.hasmarkup, encoding=encoding)
     if text:
         terminalreporter.section("LM programs")
         terminalreporter.write(text)

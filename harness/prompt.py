@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +21,7 @@ from harness.lm.request import Message
 from harness.signature import REASONING, Field, Signature
 from harness.state import Demo, Prompt
 
-__all__ = ["chat", "demo_turns", "read_fields", "read_reply", "system_text", "write_fields"]
+__all__ = ["chat", "demo_turns", "possible_replies", "read_fields", "read_reply", "system_text", "write_fields"]
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
@@ -82,6 +83,15 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
         else:
             raise ParseError(f"the completion has no field {field.name!r}: {_short(completion)}")
     return values
+
+
+@lru_cache(maxsize=1024)
+def possible_replies(signature: Signature) -> tuple[str, ...]:
+    """Every reply a module can give, where that is a list: one output of a ``Literal``, an ``Enum`` or ``bool``."""
+    if len(signature.reply) != 1:
+        return ()
+    (field,) = signature.reply
+    return tuple(write_fields([field], {field.name: value}) for value in field.values)
 
 
 def read_fields(fields: Sequence[Field], text: str) -> dict[str, Any]:

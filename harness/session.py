@@ -7,20 +7,25 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.errors import HarnessError, LMError, SuiteError
-from harness.optimize.strategy import Strategy, parse_strategy, strategy_id, strategy_text
+from harness.errors import BudgetError, DataMissingError, HarnessError, LMError, SuiteError, UsageError
+from harness.optimize.strategy import VANILLA, Strategy, parse_strategy, strategy_id, strategy_text
 from harness.options import Options
+from harness.sources import use_data_dir
 from harness.suites import METRIC_INPUTS, Suite, suite_of
+from harness.workers import endpoints_of, ledger_of
 
 if TYPE_CHECKING:
     from harness.data import Splits
     from harness.evaluate import Evaluator
+    from harness.lm.request import LMRef
     from harness.observe import Observer
+    from harness.optimize.plan import SuitePlan
     from harness.optimize.together import Together
     from harness.report.progress import Progress
     from harness.results import Evaluation, GateResult, StrategyResult, SuiteRun
@@ -47,11 +52,13 @@ class Session:
 
     def __init__(self, config: pytest.Config, options: Options) -> None:
         self._config, self.options = config, options
+        use_data_dir(options.data_dir)
         self._runtime: Runtime | None = None
-        self._splits: dict[str, Splits] = {}
+        self._splits: dict[str, Splits | DataMissingError] = {}
         self._together: dict[tuple[str, int], Together] = {}
         self._progress: Progress | None = None
         self._runs: list[dict[str, Any]] = []
+        self._plans: tuple[SuitePlan, ...] = ()
 
     @classmethod
     def of(cls, config: pytest.Config) -> Session:
@@ -85,19 +92,45 @@ class Session:
         if homes:
             try:
                 self._check_lm()
-            except LMError as error:
+                endpoints_of(self._config)
+            except (LMError, UsageError) as error:
                 raise pytest.UsageError(str(error)) from error
 
     def _check_lm(self) -> None:
         from harness.lm.providers import check_model
 
-        check_model(self.options.lm)
-        if self.options.lm.startswith("local/"):
-            from harness.lm.local import LocalProvider
+        for model in (self.options.lm, self.options.teacher, self.options.judge):
+            if model is None:
+                continue
+            check_model(model)
+            if model.startswith("local/"):
+                from harness.lm.local import LocalProvider
 
-            LocalProvider(self.options.lm).close()
+                LocalProvider(model).close()
+
+    def plan(self, items: Sequence[pytest.Item]) -> None:
+        """Work out what the suites' items would do; `report` then shows it. No LM is called."""
+        from harness.planning import plan_of
+
+        found: dict[str, SuitePlan] = {}
+        for item in items:
+            suite = suite_of(getattr(item, "obj", None))
+            if suite is None or not isinstance(item, pytest.Function) or _name(item, suite) in found:
+                continue
+            suite = replace(suite, name=_name(item, suite))
+            try:
+                found[suite.name] = plan_of(suite, self.options, self._data, endpoints_of(self._config))
+            except HarnessError as error:
+                raise pytest.UsageError(f"{type(error).__name__}: {error}") from error
+        self._plans = tuple(found.values())
 
     # Items
+
+    def setup(self, suite: Suite) -> None:
+        """Skip an item whose suite is not for the LM in use, before anything is loaded for it."""
+        lack = suite.lack(self.options.lm)
+        if lack and not self.options.all:
+            pytest.skip(lack)
 
     def run(self, item: pytest.Function, suite: Suite) -> None:
         """Run one item; its outcome is pytest's: an exception fails it, a skip shows the reason."""
@@ -111,7 +144,11 @@ class Session:
                     self._choose(item, suite)
                 else:
                     self._strategy(item, suite, parse_strategy(str(key), _letters()))
+        except DataMissingError as error:
+            pytest.skip(str(error))
         except HarnessError as error:
+            if isinstance(error, BudgetError):
+                self._leave_out(item, suite, str(key), error)
             if isinstance(error, LMError) and error.fatal:  # every later call would fail like this one
                 item.session.shouldstop = f"{error}"
             raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None
@@ -135,11 +172,11 @@ class Session:
             test=test,
             spend=test.spend,
             state=state.to_json(),
-            reference=suite.references.get(strategy),
+            reference=suite.reference(strategy, self.options.lm),
         )
         gate = self._gate(suite, [result])
         self._keep(item, SuiteRun(suite.name, (result,), gate))
-        self._judge(suite, gate, test)
+        self._judge(suite, gate, [test])
 
     def _strategy(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> None:
         """One strategy with every seed: the item passes where there are scores, whatever they are."""
@@ -169,8 +206,28 @@ class Session:
         shown = {strategy_id(strategy) for strategy in by_strategy} - self._own_items(item)
         extra = [r for strategy, results in by_strategy.items() if strategy_id(strategy) in shown for r in results]
         self._keep(item, SuiteRun(suite.name, tuple(extra), gate))
-        if best.test is not None:
-            self._judge(suite, gate, best.test)
+        tests = [result.test for result in chosen if result.test is not None]
+        if tests:
+            self._judge(suite, gate, tests)
+
+    def _leave_out(self, item: pytest.Function, suite: Suite, key: str, error: BudgetError) -> None:
+        """Report what the item has so far, and what it had no budget left for."""
+        from harness.results import LeftOut, StrategyResult, SuiteRun
+
+        results = []
+        strategy = VANILLA
+        if self.options.optimize and key != BEST:
+            strategy = parse_strategy(key, _letters())
+        elif not self.options.optimize and (tuned := self._committed(item, suite)) is not None:
+            strategy = parse_strategy(tuned.strategy, _letters())
+        for seed in self.options.seeds if key != BEST else ():
+            loop = self._together.get((suite.name, seed))
+            missing = StrategyResult(
+                suite.name, strategy_text(strategy), seed, self.options.lm, reason=f"left out: {error}"
+            )
+            results.append((loop and loop.finished(strategy)) or missing)
+        what = BEST if key == BEST else strategy_text(strategy)
+        self._keep(item, SuiteRun(suite.name, tuple(results), left_out=LeftOut(what, str(error))))
 
     def _own_items(self, item: pytest.Function) -> set[str]:
         """Ids of this suite's strategies that report themselves: those with an item of their own in this run."""
@@ -179,17 +236,21 @@ class Session:
         return {str(value) for other in mine for value in other.callspec.params.values()}
 
     def _results(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> list[StrategyResult]:
-        reference = suite.references.get(strategy_text(strategy))
+        reference = suite.reference(strategy_text(strategy), self.options.lm)
         return [self._loop(item, suite, seed).result(strategy, reference) for seed in self.options.seeds]
 
-    def _judge(self, suite: Suite, gate: GateResult, test: Evaluation) -> None:
-        self._require_scored(suite, test, gate.strategy)
+    def _judge(self, suite: Suite, gate: GateResult, tests: Sequence[Evaluation]) -> None:
+        """Fail the item where the gate did; ``tests`` are the chosen strategy's scores, one for each seed."""
+        for test in tests:
+            self._require_scored(suite, test, gate.strategy)
         if not gate.passed:
             from harness.report.failure import failure_text
-            from harness.stats import interval
+            from harness.stats import Interval
 
-            bounds = interval(test.values) if test.values else None
-            pytest.fail(failure_text(test, bounds, suite.threshold, gate.strategy, suite.name), pytrace=False)
+            worst = min(tests, key=lambda test: (bool(test.values), test.mean))  # NaN where nothing is scored
+            bounds = None if isnan(gate.score) else Interval(gate.score, gate.low, gate.high)
+            text = failure_text(worst, bounds, suite.threshold, gate.strategy, suite.name, seeds=tests)
+            pytest.fail(text, pytrace=False)
 
     def _require_scored(self, suite: Suite, evaluation: Evaluation, strategy: str) -> None:
         share = evaluation.unscored / len(evaluation.scores)
@@ -238,15 +299,28 @@ class Session:
         if self._runtime is None:
             from harness.runtime import Runtime
 
-            self._runtime = Runtime.open(self.options.store)
+            self._runtime = Runtime.open(
+                self.options.store,
+                endpoints=endpoints_of(self._config),
+                limits=self.options.limits,
+                ledger=ledger_of(self._config),
+                loader=self.options.loader,
+            )
         return self._runtime
 
     def _data(self, suite: Suite) -> Splits:
+        """The suite's splits, loaded once. Data that is missing is not looked for again: that may take a while."""
         if suite.name not in self._splits:
             from harness.data import load_splits
 
-            self._splits[suite.name] = load_splits(suite.data, suite.name)
-        return self._splits[suite.name]
+            try:
+                self._splits[suite.name] = load_splits(suite.data, suite.name)
+            except DataMissingError as error:
+                self._splits[suite.name] = error
+        found = self._splits[suite.name]
+        if isinstance(found, DataMissingError):
+            raise found
+        return found
 
     def _start(self) -> State:
         from harness.lm.request import LMRef
@@ -264,6 +338,8 @@ class Session:
             program=suite.program,
             metric=Metric(item.obj, suite.name, fixtures),
             client=self._opened().client,
+            budget=self._opened().budget,
+            judge=_lm(self.options.judge),
             sampling=self.options.settings(suite.settings).sampling,
             seed=seed,
             concurrency=self.options.concurrency,
@@ -289,6 +365,7 @@ class Session:
                 train=lambda job, task: runtime.train(job, task, observer),
                 observer=observer,
                 stratify=suite.stratify,
+                teacher=_lm(self.options.teacher),
             )
             self._together[key] = Together(bench, self._start(), runtime.store)
         loop = self._together[key]
@@ -357,20 +434,31 @@ class Session:
         """Take up what an item's report carries, from whichever worker."""
         self._runs.append(found)
 
-    def report(self, width: int, color: bool) -> str:
-        """The tables of all suites; empty where no suite ran."""
+    def report(self, *, width: int, color: bool, encoding: str) -> str:
+        """The tables of all suites, or their plan, as a terminal can show them; empty where no suite is."""
+        if self._plans:
+            from harness.report.plan import plan_tables
+            from harness.report.table import render
+
+            ascii_only = not encoding.lower().startswith("utf")
+            return render(plan_tables(self._plans), width=width, color=color, ascii_only=ascii_only)
         if not self._runs:
             return ""
+        from harness.report.left_out import left_out_text
         from harness.report.table import render, suite_table
         from harness.results import SuiteRun
 
         runs = [SuiteRun.from_json(found) for found in self._runs]
-        return render(suite_table(runs), width=width, color=color)
+        ascii_only = not encoding.lower().startswith("utf")
+        missing = left_out_text(runs)
+        table = render(suite_table(runs), width=width, color=color, ascii_only=ascii_only)
+        return table + (missing.encode("ascii", "replace").decode() if ascii_only else missing)
 
     def finish(self) -> None:
         """Write the JSON report and close what was opened; called however the run ended."""
         try:
-            if self.options.json is not None and not hasattr(self._config, "workerinput"):
+            is_mine = not self.options.dry_run and not hasattr(self._config, "workerinput")
+            if self.options.json is not None and is_mine:
                 from harness.report.json_report import write_json
                 from harness.results import SuiteRun
 
@@ -385,6 +473,12 @@ def _name(item: pytest.Function, suite: Suite) -> str:
     """The suite's name, told apart by the values of the user's own parameters."""
     own = [str(value) for name, value in item.callspec.params.items() if name not in METRIC_INPUTS]
     return f"{suite.name}[{'-'.join(own)}]" if own else suite.name
+
+
+def _lm(model: str | None) -> LMRef | None:
+    from harness.lm.request import LMRef
+
+    return LMRef(model) if model is not None else None
 
 
 def _letters() -> tuple[str, ...]:

@@ -42,14 +42,21 @@ class Field:
         return TypeAdapter(self.annotation)
 
     @cached_property
-    def options(self) -> tuple[str, ...]:
-        """The texts allowed for a ``Literal`` or an ``Enum``; empty for every other type."""
+    def values(self) -> tuple[Any, ...]:
+        """Every value of a ``Literal``, an ``Enum`` or ``bool``; empty for types that have no such list."""
         bare = _bare(self.annotation)
         if typing.get_origin(bare) is Literal:
-            return tuple(str(value) for value in typing.get_args(bare))
+            return typing.get_args(bare)
         if isinstance(bare, type) and issubclass(bare, Enum):
-            return tuple(str(member.value) for member in bare)
-        return ()
+            return tuple(bare)
+        return (True, False) if bare is bool else ()
+
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """The texts allowed for a ``Literal`` or an ``Enum``; empty for every other type."""
+        if _bare(self.annotation) is bool:
+            return ()
+        return tuple(str(value.value if isinstance(value, Enum) else value) for value in self.values)
 
     @cached_property
     def is_text(self) -> bool:

@@ -17,7 +17,7 @@ from harness.lm.client import Client
 from harness.lm.request import Sampling
 from harness.state import State
 from harness.trace import Recorder
-from harness.train.adapters import Adapters
+from harness.train.adapters import Adapters, is_digest
 
 __all__ = ["Tuned", "TunedFile", "load", "read_tuned", "save_tuned"]
 
@@ -59,7 +59,7 @@ def save_tuned(path: Path, tuned: TunedFile, adapters: Adapters) -> None:
         "scores": dict(tuned.scores),
     }
     adapter = tuned.state.lm.adapter
-    if adapter is not None:
+    if adapter is not None and is_digest(adapter):
         folder = path.with_name(f"{path.stem}.adapter")
         adapters.export(adapter, folder)
         body["adapter"] = folder.name

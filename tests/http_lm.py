@@ -66,6 +66,8 @@ _ERRORS: dict[str, tuple[int, str, str]] = {
         "BadRequestError",
         "The decoder prompt (length 99) is longer than the maximum model length of 10",
     ),
+    "system-role": (400, "BadRequestError", "System role not supported"),
+    "alternate": (400, "BadRequestError", "Conversation roles must alternate user/assistant/user/assistant/..."),
     "filter": (400, "content_filter", "The response was filtered due to our content management policy"),
 }
 
@@ -138,6 +140,7 @@ class HttpLM:
     async def _main(self, ready: threading.Event) -> None:
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/chat/completions", self._chat)
+        self.add_routes(app.router)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -146,6 +149,9 @@ class HttpLM:
         ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """For servers that can do more."""
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -225,6 +231,9 @@ class HttpLM:
                 whole["choices"][0]["message"]["content"] = None
             case "null-message":
                 whole["choices"][0]["message"] = None
+            case "wrong-model":
+                whole["model"] = "another-lm"
+                whole["choices"][0]["message"]["content"] = "answer: neither"
             case "no-usage":
                 del whole["usage"]
             case "cut":

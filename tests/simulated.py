@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 # pytester takes back what a run inside this process imported, which extension modules do not survive.
+import harness.store  # noqa: F401 -- sqlalchemy's
 from harness.errors import ContentFilterError
 from harness.lm import providers
 from harness.lm.request import Completion, Request, Usage, digest_of
@@ -65,7 +66,13 @@ class SimulatedProvider:
         return self.model
 
     async def complete(self, request: Request) -> Completion:
-        event("call", adapter=request.lm.adapter, digest=request.digest, messages=[m.content for m in request.messages])
+        event(
+            "call",
+            model=self.model,
+            adapter=request.lm.adapter,
+            digest=request.digest,
+            messages=[m.content for m in request.messages],
+        )
         number = int(request.messages[-1].content.removeprefix("number: "))
         right = "odd" if number % 2 else "even"
         wrong = "even" if number % 2 else "odd"

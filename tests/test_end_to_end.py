@@ -48,7 +48,7 @@ adapters._write_synced = written
 """
 
 OPTIONS = ("--bt-optimize", "--bt-strategies", "p-w-p", "--bt-save", "tuned", "--bt-json", "report.json")
-SMALLER = ("candidates=2", "demos=6", "rollouts=6", "epochs=2", "prompt_validation=15")
+SMALLER = ("candidates=2", "demos=6", "rollouts=6", "epochs=2", "min_steps=6", "prompt_validation=15")
 
 
 def run(

@@ -302,7 +302,7 @@ def test_a_key_that_litellm_misses(model: str) -> None:
 
 
 def test_an_adapter_is_refused_not_ignored(server: HttpLM) -> None:
-    asked = Request(LMRef("openai/m", "0123456789abcdef"), (Message("user", "hi"),))
+    asked = Request(LMRef("openai/m", "0123456789abcdef" * 2), (Message("user", "hi"),))
     with client_of(server) as client, pytest.raises(InvalidRequestError, match="adapter 0123456789ab; tuned weights"):
         client.call(asked)
     assert server.requests == []

@@ -203,8 +203,9 @@ def test_workers_find_what_one_process_finds_and_repeat_no_call(project: pytest.
 
 def test_x_stops_and_lf_runs_the_failed_item_again(project: pytest.Pytester) -> None:
     project.makepyfile(test_parity=SUITE.replace("THRESHOLD", "1.0"))
-    assert project.runpytest("--bt-optimize", "-x").ret == 1
-    result = project.runpytest("--bt-optimize", "--lf")
+    hopeless = ("--bt-optimize", "--bt-lm", "sim/never")
+    assert project.runpytest(*hopeless, "-x").ret == 1
+    result = project.runpytest(*hopeless, "--lf")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*run-last-failure*", "gate FAILED*threshold 100.0*"])
 

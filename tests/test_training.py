@@ -21,7 +21,7 @@ from harness.train.adapters import Adapters
 from harness.train.job import ChatExample, LoraSettings, TrainingJob, TrainingResult
 from tests.tiny_llama import make_tiny_llama
 
-SETTINGS = LoraSettings(rank=8, alpha=16, learning_rate=1e-2, epochs=15, batch_size=4)
+SETTINGS = LoraSettings(min_steps=0, rank=8, alpha=16, learning_rate=1e-2, epochs=15, batch_size=4)
 EXAMPLES = tuple(
     ChatExample((Message("system", "Name it."), Message("user", text)), answer)
     for text, answer in [
@@ -143,7 +143,7 @@ def test_what_the_trainer_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(trl.SFTTrainer, "compute_loss", spying)
     kept = Adapters(tmp_path / "adapters")
     made = LocalProvider(f"local/{folder}", kept)
-    made.train(job(settings=LoraSettings(rank=2, epochs=1, batch_size=4)), kept)
+    made.train(job(settings=LoraSettings(min_steps=0, rank=2, epochs=1, batch_size=4)), kept)
     assert made._engine._served is not None
     tokenizer = made._engine._served.tokenizer
     made.close()
@@ -256,13 +256,13 @@ def test_global_random_states_are_put_back(provider: LocalProvider, adapters: Ad
     np.random.seed(1)
     torch.manual_seed(1)
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
-    provider.train(job(settings=LoraSettings(rank=2, epochs=1, dropout=0.1)), adapters)
+    provider.train(job(settings=LoraSettings(min_steps=0, rank=2, epochs=1, dropout=0.1)), adapters)
     after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
     assert before == after
 
 
 def test_dropout_and_chosen_modules(provider: LocalProvider, adapters: Adapters) -> None:
-    settings = LoraSettings(rank=2, epochs=1, dropout=0.2, target_modules=("q_proj", "v_proj"))
+    settings = LoraSettings(min_steps=0, rank=2, epochs=1, dropout=0.2, target_modules=("q_proj", "v_proj"))
     first = provider.train(job(settings=settings), adapters)
     assert provider.train(job(settings=settings), adapters).adapter == first.adapter
     assert {name.split(".")[-3] for name in weights(adapters, first.adapter)} == {"q_proj", "v_proj"}
@@ -286,9 +286,9 @@ def test_bad_settings_name_their_cause_and_leave_the_model_intact(
     provider: LocalProvider, adapters: Adapters, trained: TrainingResult
 ) -> None:
     with pytest.raises(TrainingError, match="nowhere"):
-        provider.train(job(settings=LoraSettings(target_modules=("nowhere",))), adapters)
+        provider.train(job(settings=LoraSettings(min_steps=0, target_modules=("nowhere",))), adapters)
     with pytest.raises(TrainingError, match="learning rate"):
-        provider.train(job(settings=LoraSettings(rank=2, learning_rate=1e30, epochs=4)), adapters)
+        provider.train(job(settings=LoraSettings(min_steps=0, rank=2, learning_rate=1e30, epochs=4)), adapters)
     assert answers(provider, trained.adapter) == [example.completion for example in EXAMPLES]
 
 
@@ -363,7 +363,7 @@ def test_closing_ends_a_training(folder: Path, adapters: Adapters) -> None:
             closer[0].start()
 
     with pytest.raises((TrainingError, LMError)):
-        made.train(job(settings=LoraSettings(rank=2, epochs=2000)), adapters, progress)
+        made.train(job(settings=LoraSettings(min_steps=0, rank=2, epochs=2000)), adapters, progress)
     closer[0].join(60)
     assert not closer[0].is_alive()
 

@@ -16,7 +16,10 @@ _LEAST_SAVING = 64
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One call as the decoder needs it. ``adapter`` is the adapter's digest; ``max_new`` bounds the completion."""
+    """One call as the decoder needs it. ``adapter`` is the adapter's digest; ``max_new`` bounds the completion.
+
+    ``choices`` are the token ids of all completions that may be given; empty where any may.
+    """
 
     ids: Sequence[int]
     adapter: str | None = None
@@ -25,6 +28,7 @@ class Row:
     max_new: int = 16
     stop: tuple[str, ...] = ()
     seed: int = 0
+    choices: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,46 +9,46 @@ from harness.errors import InvalidRequestError
 from harness.lm.request import Message
 from harness.train.job import ChatExample
 
-__all__ = ["encode_example", "encode_prompt", "end_of_turn", "stop_tokens"]
+__all__ = ["encode_example", "encode_prompt", "end_of_turn", "fold_system", "stop_tokens"]
 
 # Rendered as an assistant's answer to see what the template writes after one; no template has it in its own text.
 _PROBE = "\ue000probe\ue000"
+
+Turn = dict[str, str]
+"""A chat turn as templates take it: role and content."""
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The prompt's token ids under the tokenizer's chat template, up to where the assistant's answer begins.
 
-    Where the template refuses a system turn, its text is put before the first user turn.
+    Where the template refuses a system turn, or leaves it out, its text is put before the first user turn.
 
     Raises:
         InvalidRequestError: the tokenizer has no chat template, or the template refuses the messages.
     """
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise InvalidRequestError(
-            "The tokenizer has no chat template, so it cannot be prompted with chat messages. "
-            "Use a chat (instruct) model."
-        )
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        return _render(tokenizer, turns)
-    except TemplateError as error:
-        folded = _fold_system(turns)
-        if folded is None:
-            raise InvalidRequestError(f"The model's chat template refuses the messages: {error}") from error
-        try:
-            return _render(tokenizer, folded)
-        except TemplateError as again:
-            raise InvalidRequestError(f"The model's chat template refuses the messages: {again}") from again
+    return _ids(tokenizer, _prompt(tokenizer, messages)[1])
 
 
 def encode_example(tokenizer: Any, example: ChatExample) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and its completion, and a mask that is 1 on the completion and its end of turn."""
-    prompt = encode_prompt(tokenizer, example.messages)
-    completion = [int(token) for token in tokenizer.encode(example.completion, add_special_tokens=False)]
-    completion.append(end_of_turn(tokenizer))
+    """Token ids of a prompt and its completion, and a mask that is 1 on the completion and its end of turn.
+
+    The completion reads as the template writes an assistant's turn, whatever it puts around one (a blank, say), so
+    that what is learned is what demos show. What the template writes after the end of turn is left out.
+    """
+    turns, text = _prompt(tokenizer, example.messages)
+    prompt = _ids(tokenizer, text)
+    completion = _turn(tokenizer, turns, text, prompt, example.completion)
     return prompt + completion, [0] * len(prompt) + [1] * len(completion)
+
+
+def fold_system(turns: Sequence[Turn]) -> list[Turn] | None:
+    """The turns with the system's text before the first user turn; None where there is no such pair."""
+    system = [turn["content"] for turn in turns if turn["role"] == "system"]
+    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
+    if not system or not rest or rest[0]["role"] != "user":
+        return None
+    rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
+    return rest
 
 
 def end_of_turn(tokenizer: Any) -> int:
@@ -81,15 +81,52 @@ def stop_tokens(tokenizer: Any, generation_config: Any) -> frozenset[int]:
     return frozenset(tokens)
 
 
-def _render(tokenizer: Any, turns: list[dict[str, str]]) -> list[int]:
-    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return [int(token) for token in ids]
+def _prompt(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Turn], str]:
+    """The turns as the template takes them, and the text it makes of them."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise InvalidRequestError(
+            "The tokenizer has no chat template, so it cannot be prompted with chat messages. "
+            "Use a chat (instruct) model."
+        )
+    turns: list[Turn] = [{"role": message.role, "content": message.content} for message in messages]
+    folded = fold_system(turns)
+    try:
+        text = _rendered(tokenizer, turns)
+        if folded is None or all(turn["content"].strip() in text for turn in turns if turn["role"] == "system"):
+            return turns, text
+    except TemplateError as error:
+        if folded is None:
+            raise InvalidRequestError(f"The model's chat template refuses the messages: {error}") from error
+    try:
+        return folded, _rendered(tokenizer, folded)
+    except TemplateError as error:
+        raise InvalidRequestError(f"The model's chat template refuses the messages: {error}") from error
 
 
-def _fold_system(turns: list[dict[str, str]]) -> list[dict[str, str]] | None:
-    system = [turn["content"] for turn in turns if turn["role"] == "system"]
-    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
-    if not system or not rest or rest[0]["role"] != "user":
-        return None
-    rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
-    return rest
+def _turn(tokenizer: Any, turns: list[Turn], text: str, prompt: list[int], completion: str) -> list[int]:
+    """Token ids of an assistant's turn after its prompt, end of turn included."""
+    end = end_of_turn(tokenizer)
+    # LMs whose template writes a blank before an answer say it too; without this it would be written twice.
+    answer = completion.strip()
+    whole = str(tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False))
+    written = whole.removeprefix(text)
+    if not whole.startswith(text) or answer not in written:
+        # The template changes earlier turns or the answer itself (it drops reasoning, say).
+        return [*_ids(tokenizer, completion), end]
+    ids = _ids(tokenizer, whole)
+    # A token may span the border: then the answer begins where generation would begin it.
+    ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else _ids(tokenizer, written)
+    if end not in ids:
+        return [*ids, end]
+    return ids[: len(ids) - ids[::-1].index(end)]
+
+
+def _rendered(tokenizer: Any, turns: list[Turn]) -> str:
+    return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    # The template writes the special tokens itself, the one at the beginning included.
+    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]

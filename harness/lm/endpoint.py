@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from harness.errors import (
     UnknownModelError,
     UsageError,
 )
-from harness.lm.failures import explain
+from harness.lm.encode import fold_system
+from harness.lm.failures import explain, redacted
+from harness.lm.pace import Pace
 from harness.lm.request import Completion, Request, Usage
 
 __all__ = ["Endpoint", "EndpointProvider", "load_litellm"]
@@ -37,6 +40,14 @@ class Endpoint:
     ``api_key_env`` names the environment variable that holds the key; without it litellm looks where the
     provider's own documentation says. The key itself is never part of a setting. ``headers`` are sent along; at
     level DEBUG litellm logs them, while it masks keys, so a secret belongs into the key.
+    ``requests_per_minute`` spreads requests evenly; None does not limit them. Limits hold for each model string.
+    ``prompt_price`` and ``completion_price`` are in US dollars for a million tokens, for LMs that litellm's price
+    list lacks. With ``same_model`` an answer that names another model than was asked counts as a failure and is
+    asked for again; servers that answer to any name fail it, so it is off unless asked for.
+    ``system_role`` False puts the instruction before the first user turn, for LMs whose chat template refuses a
+    system turn (Mistral-7B-Instruct-v0.2's does).
+    ``weights`` is the hub id or path of what a vLLM server runs, so that it can be tuned; ``max_loras`` adapters
+    are kept on such a server at once.
     Raises `UsageError` for a limit that makes no sense or a URL that is none.
     """
 
@@ -45,10 +56,21 @@ class Endpoint:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     timeout: float = 60.0
     concurrency: int = 32
+    requests_per_minute: float | None = None
+    prompt_price: float | None = None
+    completion_price: float | None = None
+    same_model: bool = False
+    system_role: bool = True
+    weights: str | None = None
+    max_loras: int = 4
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0 or self.concurrency < 1:
-            raise UsageError("an endpoint needs a timeout above 0 s and a concurrency of at least 1")
+        if not self.timeout > 0 or self.concurrency < 1 or self.max_loras < 1:
+            raise UsageError("an endpoint needs a timeout above 0 s, and concurrency and max_loras of at least 1")
+        if self.requests_per_minute is not None and not self.requests_per_minute > 0:
+            raise UsageError("an endpoint needs requests_per_minute above 0")
+        if min(self.prompt_price or 0.0, self.completion_price or 0.0) < 0:
+            raise UsageError("an endpoint's prices are not negative")
         if self.base_url is not None and urlsplit(self.base_url).scheme not in ("http", "https"):
             raise UsageError("an endpoint's base URL starts with http:// or https://")
 
@@ -60,7 +82,16 @@ def load_litellm() -> Any:
 
     litellm.suppress_debug_info = True
     litellm.telemetry = False
+    logger = logging.getLogger("LiteLLM")
+    if _without_keys not in logger.filters:
+        logger.addFilter(_without_keys)
     return litellm
+
+
+def _without_keys(record: logging.LogRecord) -> bool:
+    """A log filter: litellm logs what servers say, and some of them repeat the key."""
+    record.msg, record.args = redacted(record.getMessage()), None
+    return True
 
 
 class EndpointProvider:
@@ -75,28 +106,40 @@ class EndpointProvider:
         self._where = f"{model} at {_host(self._base_url) or 'the default host of ' + self._prefix}"
         self._litellm: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        per_minute = self._endpoint.requests_per_minute
+        self._pace = Pace(per_minute) if per_minute is not None else None
         self.concurrency = self._endpoint.concurrency
 
     def identity(self) -> str:
-        """Model string and base URL: another server's answers are other answers."""
-        return f"{self._model} {self._base_url or ''}".rstrip()
+        """Model string and base URL: another server's answers are other answers, and so are those to another prompt."""
+        folded = "" if self._endpoint.system_role else " system_role=false"
+        return f"{self._model} {self._base_url or ''}".rstrip() + folded
 
     async def complete(self, request: Request) -> Completion:
         """Ask the endpoint once, without retries; raises the `LMError` that fits."""
-        if request.lm.adapter is not None:
-            raise InvalidRequestError(
-                f"{self._where} cannot run the adapter {request.lm.adapter[:12]}; tuned weights need a local/ model"
-            )
+        model = self._model_for(request)
         if self._litellm is None:
             self._litellm = await asyncio.to_thread(load_litellm)
             self._check_known()
         self._loop = asyncio.get_running_loop()
+        if self._pace is not None:
+            await self._pace.turn()
         started = time.perf_counter()
-        answer = await self._send(request)
+        answer = await self._send(model, request)
         if isinstance(answer, LMError):
             # Raised here, where neither a local variable nor an exception's context holds the key.
             raise answer
+        if self._endpoint.same_model:
+            self._check_model(model, answer)
         return self._completion(answer, time.perf_counter() - started)
+
+    def _model_for(self, request: Request) -> str:
+        """The model string to send, which names the tuned weights where the endpoint can run them."""
+        if request.lm.adapter is not None:
+            raise InvalidRequestError(
+                f"{self._where} cannot run the adapter {request.lm.adapter[:12]}; tuned weights need a local/ model"
+            )
+        return self._model
 
     def close(self) -> None:
         """Close the connections of the event loop this provider ran on."""
@@ -123,7 +166,15 @@ class EndpointProvider:
             return
         raise failure
 
-    async def _send(self, request: Request) -> Any:
+    def _check_model(self, model: str, response: Any) -> None:
+        asked, named = (str(name).rpartition("/")[2] for name in (model, getattr(response, "model", None) or ""))
+        # Providers answer in the name of the dated version behind an alias.
+        if named and not (named.startswith(asked) or asked.startswith(named)):
+            raise MalformedResponseError(
+                f"{self._where} answered as {named[:100]!r}, another model; {_ASK_SERVER}, or leave same_model out"
+            )
+
+    async def _send(self, model: str, request: Request) -> Any:
         """Litellm's response, or the `LMError` to raise."""
         import httpx
         from openai import OpenAIError
@@ -131,7 +182,7 @@ class EndpointProvider:
         settings = self._endpoint
         try:
             async with asyncio.timeout(settings.timeout):
-                return await self._litellm.acompletion(**self._arguments(request))
+                return await self._litellm.acompletion(**self._arguments(model, request))
         except LMError as error:
             return error
         except (OpenAIError, httpx.HTTPError, OSError) as error:
@@ -140,11 +191,11 @@ class EndpointProvider:
             secrets = [key, *(value for _, value in settings.headers)]
             return explain(error, where=self._where, timeout=settings.timeout, secrets=secrets)
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
+    def _arguments(self, model: str, request: Request) -> dict[str, Any]:
         sampling, settings = request.sampling, self._endpoint
         arguments: dict[str, Any] = {
-            "model": self._model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            "model": model,
+            "messages": self._turns(request),
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
             "timeout": settings.timeout,
@@ -169,6 +220,10 @@ class EndpointProvider:
         elif self._base_url and self._prefix in _KEYLESS and not os.environ.get(_KEYLESS[self._prefix]):
             arguments["api_key"] = "none"
         return arguments
+
+    def _turns(self, request: Request) -> list[dict[str, str]]:
+        turns = [{"role": str(message.role), "content": message.content} for message in request.messages]
+        return turns if self._endpoint.system_role else fold_system(turns) or turns
 
     def _key(self, variable: str) -> str:
         key = os.environ.get(variable, "").strip()

@@ -34,13 +34,16 @@ __all__ = ["explain", "redacted", "retry_after_seconds"]
 
 _SHORTEST_SECRET: Final = 6
 _LONGEST_DETAIL: Final = 300
-_SECRET_VARIABLE = re.compile(r"(API_?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _CONTEXT = re.compile(
     r"context[ _](length|window|size)|maximum (model|context|input) len|max_model_len|too many tokens"
     r"|prompt is too long|input is too long|exceeds? the (available|maximum) (context|number of tokens)",
     re.IGNORECASE,
 )
 _FILTER = re.compile(r"content[ _](filter|policy|management policy)|safety (system|policy)|moderation", re.IGNORECASE)
+_ROLE = re.compile(
+    r"system (role|turn|message)s? .{0,20}not supported|assistant roles|roles must alternate", re.IGNORECASE
+)
 _KEY = re.compile(r"api[ _-]?key|x-api-key|credentials? (are|is) (invalid|missing)", re.IGNORECASE)
 _NO_KEY = re.compile(r"missing (\w+ )?(api.key|credentials)|api_key\b.{0,80}\bmust be set", re.IGNORECASE | re.DOTALL)
 _CREDIT = re.compile(r"insufficient[ _](quota|balance|funds|credit)|credit balance|exceeded your current quota", re.I)
@@ -151,6 +154,11 @@ def _refused(status: int, chain: list[BaseException], text: str, where: str, sai
             )
         if "ContentPolicyViolationError" in names or _FILTER.search(text):
             return ContentFilterError(f"{where} withheld the answer ({said}); change the prompt")
+        if _ROLE.search(text):
+            return InvalidRequestError(
+                f"the chat template of {where} takes no system turn ({said}); set system_role = false for this LM, "
+                "and the instruction goes before the first user turn"
+            )
         if _MODEL.search(text):
             status = 404
         elif _KEY.search(text):

@@ -148,6 +148,7 @@ class Decoder:
         adapters = [progress.row.adapter for progress in alive]
         step = 0
         while True:
+            _forbid(logits, alive, self._stop_ids)
             chosen = sampler.pick(logits, step)
             step += 1
             for progress, token in zip(alive, chosen.tolist(), strict=True):
@@ -274,6 +275,24 @@ class Decoder:
         if not plain:
             cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         return cache
+
+
+def _forbid(logits: torch.Tensor, alive: Sequence[_Progress], stop_ids: frozenset[int]) -> None:
+    """Where a row's completions are listed, leave it only the tokens that continue one of them, or end a whole one.
+
+    (Guided choice, as of vLLM and Outlines: Willard and Louf 2023, arXiv 2307.09702.)
+    """
+    for at, progress in enumerate(alive):
+        if not progress.row.choices or progress.done:
+            continue
+        length = len(progress.ids)
+        allowed: set[int] = set()
+        for choice in progress.row.choices:
+            if list(choice[:length]) == progress.ids:
+                allowed |= {choice[length]} if len(choice) > length else stop_ids
+        forbidden = torch.ones_like(logits[at], dtype=torch.bool)
+        forbidden[list(allowed)] = False
+        logits[at].masked_fill_(forbidden, -torch.inf)
 
 
 class _Sampler:

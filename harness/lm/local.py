@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from harness.train.job import Progress, TrainingJob, TrainingResult
     from harness.train.loader import Loader
 
-__all__ = ["LocalProvider"]
+__all__ = ["LocalProvider", "folder_of", "source_of"]
 
 _PREFIX = "local/"
 _PACKAGED = {"nano": Path(__file__).parent.parent / "models" / "nano"}
@@ -59,8 +59,8 @@ class LocalProvider:
 
     concurrency = 256
 
-    def __init__(self, model: str, adapters: Adapters | None = None, *, loader: Loader | None = None) -> None:
-        """Find the model; nothing is loaded yet.
+    def __init__(self, model: str, adapters: Adapters | None = None, *, loader: Loader | str = "auto") -> None:
+        """Find the model; nothing is loaded yet. ``loader`` is one of `harness.train.loader.LOADERS`, or one's own.
 
         Raises:
             UnknownModelError: ``model`` is no local model string, or names a folder that is not there.
@@ -70,6 +70,8 @@ class LocalProvider:
         self._engine = _Engine(self._source, adapters, loader)
         # At the interpreter's exit the thread must not be inside torch.
         self._finalizer = weakref.finalize(self, self._engine.close)
+        # Rounded weights give other answers.
+        self._variant = " 4bit" if loader == "unsloth-4bit" else ""
         self._identity: str | None = None
 
     def identity(self) -> str:
@@ -79,7 +81,7 @@ class LocalProvider:
             UnknownModelError: the folder holds no safetensors model, or the hub has none of this id.
         """
         if self._identity is None:
-            self._identity = f"{self.model}@{self._source.digest()}"
+            self._identity = f"{self.model}@{self._source.digest()}{self._variant}"
         return self._identity
 
     async def complete(self, request: Request) -> Completion:
@@ -187,6 +189,17 @@ class _Source:
         return hasher.hexdigest()[:32]
 
 
+def source_of(model: str) -> str:
+    """What stands behind a ``local/...`` model string: a folder, or an id of the hub. Raises `UnknownModelError`."""
+    source = _Source.of(model)
+    return source.hub_id or str(source.place)
+
+
+def folder_of(model: str) -> Path:
+    """The files of a ``local/...`` model, downloaded where they come from the hub. Raises `UnknownModelError`."""
+    return _Source.of(model).folder()
+
+
 def _existing(model: str, folder: Path) -> Path:
     missing = [
         what
@@ -236,7 +249,7 @@ class _Work:
 class _Engine:
     """The thread that owns the model, and its queue."""
 
-    def __init__(self, source: _Source, adapters: Adapters | None, loader: Loader | None) -> None:
+    def __init__(self, source: _Source, adapters: Adapters | None, loader: Loader | str) -> None:
         self._source = source
         self._adapters = adapters
         self._loader = loader
@@ -247,6 +260,7 @@ class _Engine:
         self._served: ServedModel | None = None
         self._decoder: Decoder | None = None
         self._limits = _CPU_LIMITS
+        self._choices: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
 
     def put(self, item: _Call | _Work) -> None:
         with self._lock:
@@ -378,7 +392,16 @@ class _Engine:
             max_new=room,
             stop=tuple(stop for stop in sampling.stop if stop),
             seed=request.sampling_seed,
+            choices=self._encoded_choices(request.choices),
         )
+
+    def _encoded_choices(self, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        if choices not in self._choices:
+            tokenizer = self._model().tokenizer
+            self._choices[choices] = tuple(
+                tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in choices
+            )
+        return self._choices[choices]
 
     def _encoded(self, call: _Call) -> list[int]:
         if call.ids is None:
@@ -421,12 +444,15 @@ class _Engine:
 
     def _model(self) -> ServedModel:
         if self._served is None:
+            from harness.train.loader import loader_named
+
+            # Before transformers is imported: Unsloth wants to come first.
+            load = loader_named(self._loader) if isinstance(self._loader, str) else self._loader
+            loaded = load(self._source.folder())
             from harness.lm.encode import stop_tokens
             from harness.lm.generate import Decoder
             from harness.lm.served import ServedModel
-            from harness.train.loader import load_with_transformers
 
-            loaded = (self._loader or load_with_transformers)(self._source.folder())
             served = ServedModel(loaded)
             self._decoder = Decoder(served, stop_tokens(served.tokenizer, served.base.generation_config))
             self._limits = _GPU_LIMITS if served.device.type == "cuda" else _CPU_LIMITS

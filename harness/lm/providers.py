@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UnknownModelError, UsageError
 from harness.lm.endpoint import Endpoint, EndpointProvider
+from harness.lm.finetune import FineTunedProvider
 from harness.lm.request import Provider, ProviderFactory
+from harness.lm.table import endpoint_for
 
 if TYPE_CHECKING:
     from harness.train.adapters import Adapters
 
 __all__ = ["check_model", "make_provider_factory", "register"]
+
+_TUNABLE = ("openai",)
+"""Providers that tune weights themselves."""
 
 _MODEL = re.compile(r"[A-Za-z][\w.-]*/\S.*")
 
@@ -32,21 +37,32 @@ def check_model(model: str) -> None:
 
 
 def make_provider_factory(
-    endpoints: Mapping[str, Endpoint] | None = None, *, adapters: Adapters | None = None
+    endpoints: Mapping[str, Endpoint] | None = None, *, adapters: Adapters | None = None, loader: str = "auto"
 ) -> ProviderFactory:
     """The factory for `Client`: ``local/...`` runs in this process, everything else goes through litellm.
 
     ``endpoints`` holds settings by model string or by ``PROVIDER/*``; ``adapters`` are the trained
-    weights. The factory raises `UnknownModelError` for what is no model string.
+    weights, ``loader`` is how local models are loaded (`harness.train.loader.LOADERS`). The factory raises
+    `UnknownModelError` for what is no model string.
     """
     table = dict(endpoints or {})
 
     def make(model: str) -> Provider:
         check_model(model)
         prefix = model.partition("/")[0]
+        if prefix == "local":
+            from harness.lm.local import LocalProvider
+
+            return LocalProvider(model, adapters, loader=loader)
         if prefix in _MAKERS:
             return _MAKERS[prefix](model, adapters)
-        return EndpointProvider(model, table.get(model) or table.get(f"{prefix}/*"))
+        settings = endpoint_for(table, model)
+        if prefix == "hosted_vllm":
+            from harness.lm.vllm import VllmProvider
+
+            return VllmProvider(model, settings, adapters, loader=loader)
+        kind = FineTunedProvider if prefix in _TUNABLE else EndpointProvider
+        return kind(model, settings)
 
     return make
 
@@ -65,10 +81,4 @@ def register(prefix: str, make: Maker) -> None:
     _MAKERS[prefix] = make
 
 
-def _local(model: str, adapters: Adapters | None) -> Provider:
-    from harness.lm.local import LocalProvider
-
-    return LocalProvider(model, adapters)
-
-
-_MAKERS: dict[str, Maker] = {"local": _local}
+_MAKERS: dict[str, Maker] = {}

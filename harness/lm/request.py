@@ -30,12 +30,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is drawn. ``temperature`` 0 is greedy; ``max_tokens`` bounds the completion alone."""
+    """How a completion is drawn. ``temperature`` 0 is greedy; ``max_tokens`` bounds the completion alone.
+
+    With ``constrain`` an LM that can do so chooses among the possible replies, where these can be listed.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
+    constrain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,17 @@ class LMRef:
 
 @dataclass(frozen=True)
 class Request:
-    """One LM call. Calls that differ in ``rollout`` or ``seed`` are separate samples of the same prompt."""
+    """One LM call. Calls that differ in ``rollout`` or ``seed`` are separate samples of the same prompt.
+
+    ``choices`` lists every completion that is wanted, where there is such a list: local LMs give no other one.
+    """
 
     lm: LMRef
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     rollout: int = 0
     seed: int = 0
+    choices: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:

@@ -25,6 +25,7 @@ class ServedModel:
     """
 
     def __init__(self, loaded: LoadedModel, *, kept: int = 16) -> None:
+        self.loaded = loaded
         self.base = loaded.model
         self.tokenizer = loaded.tokenizer
         self.device = self.base.device
@@ -78,7 +79,10 @@ class ServedModel:
         try:
             # PEFT draws initial weights before it gets the stored ones; that must not move the global generator.
             with torch.random.fork_rng(devices=[]):
-                model = self.create(name, PeftConfig.from_pretrained(str(folder)))
+                config = PeftConfig.from_pretrained(str(folder))
+                # PEFT warns where the base model is now called otherwise; whether the adapter fits is seen below.
+                config.base_model_name_or_path = None
+                model = self.create(name, config)
             # Not PEFT's load_adapter: where that fails half-way, the base model keeps an adapter of noise.
             weights = load_file(folder / WEIGHTS_FILE, device=str(self.device))
             result = set_peft_model_state_dict(model, weights, adapter_name=name)
@@ -96,11 +100,9 @@ class ServedModel:
 
     def create(self, name: str, config: Any) -> Any:
         """Add a new adapter to train under a name of PEFT's and return the PEFT model."""
-        from peft import get_peft_model
-
         self._active = None
         if self._peft is None:
-            self._peft = get_peft_model(self.base, config, adapter_name=name)
+            self._peft = self.loaded.adapt(self.base, config, name)
         else:
             self._peft.add_adapter(name, config)
         return self._peft
@@ -110,6 +112,8 @@ class ServedModel:
         self._enable(True)
         self.freeze()
         self._peft.set_adapter(name, inference_mode=not trainable)
+        if trainable:
+            self.loaded.switch(self._peft, True)
         self._active = name
 
     def detach(self, name: str) -> None:
@@ -124,6 +128,8 @@ class ServedModel:
     def freeze(self) -> None:
         """Back to inference: eval mode, no gradients wanted or kept."""
         module = self.base if self._peft is None else self._peft
+        if self._peft is not None:
+            self.loaded.switch(self._peft, False)
         module.eval()
         for parameter in module.parameters():
             parameter.requires_grad_(False)

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import AdapterError
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "Adapters"]
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "Adapters", "is_digest"]
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -194,9 +194,14 @@ class Adapters:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
+def is_digest(adapter: str) -> bool:
+    """Whether an `LMRef`'s adapter names weights that are kept here; a provider's own weights go by its name."""
+    return len(adapter) == _DIGEST_LENGTH and all(letter in "0123456789abcdef" for letter in adapter)
+
+
 def _checked_name(digest: str) -> str:
     # A digest comes from files people edit; as a path it must not lead elsewhere.
-    if len(digest) != _DIGEST_LENGTH or not all(letter in "0123456789abcdef" for letter in digest):
+    if not is_digest(digest):
         raise AdapterError(f"{digest!r} is no adapter: a digest of {_DIGEST_LENGTH} hexadecimal digits was expected.")
     return digest
 

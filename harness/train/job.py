@@ -27,14 +27,17 @@ class LoraSettings:
     """LoRA fine-tuning (Hu et al. 2021, arXiv 2106.09685) with the names PEFT and TRL give the settings.
 
     ``batch_size`` is the effective one, in examples; ``target_modules`` is PEFT's, ``all-linear`` included.
+    ``learning_rate`` None goes by the model's width (see `harness.train.sft`). Training lasts ``epochs``, or
+    ``min_steps`` where that is longer: a handful of traces in a few epochs would hardly move the weights.
     """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     epochs: float = 5.0
+    min_steps: int = 120
     batch_size: int = 8
     warmup_ratio: float = 0.05
     schedule: str = "linear"
