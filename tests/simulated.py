@@ -20,6 +20,7 @@ from typing import Any
 import harness.store  # noqa: F401 -- sqlalchemy's
 from harness.errors import ContentFilterError
 from harness.lm import providers
+from harness.lm.endpoint import load_litellm
 from harness.lm.request import Completion, Request, Usage, digest_of
 from harness.train import adapters as adapter_files
 from harness.train.adapters import Adapters
@@ -51,6 +52,7 @@ def test_parity(example, prediction):
     assert prediction == example.parity
 '''
 
+load_litellm()  # it cannot be imported a second time either, with warnings as errors
 _events: Counter[str] = Counter()
 
 

@@ -23,7 +23,11 @@ from harness.train.job import ChatExample, LoraSettings, Trained, TrainingJob
 from tests.http_parity import SMALL_SUITE, HttpTuner
 
 # Litellm defines a model at its first use that pydantic warns of; the plugin's own runs leave such warnings out.
-pytestmark = pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*ReadOnly:UserWarning"),
+    # The SDK behind litellm leaves its last connection to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 KEY = "sk-planted-0123456789abcdef"
 EXAMPLES = (

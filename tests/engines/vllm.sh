@@ -4,14 +4,15 @@
 #
 #   tests/engines/vllm.sh [ENVIRONMENT]     ENVIRONMENT: where vLLM is or shall be installed (default: build/vllm)
 #
-# PYTHON names the interpreter that has bt-harness (default: python), PORT the server's port (default: 8123).
+# PYTHON names the interpreter that has bt-harness (default: python), PORT the server's port (default: 8123), MODEL a
+# folder with another model than the embedded LM.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 environment=${1:-$root/build/vllm}
 python=${PYTHON:-python}
 port=${PORT:-8123}
-model=$root/harness/models/nano
+model=${MODEL:-$root/harness/models/nano}
 work=$(mktemp -d)
 export OMP_NUM_THREADS=1
 
