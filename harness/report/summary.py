@@ -160,7 +160,8 @@ def _total(results: Sequence[StrategyResult]) -> Spend:
         if not result.steps:
             seconds[number] = result.spend.training_seconds
         for step in result.steps:
-            seconds[result.seed, step.state] = step.spend.training_seconds
+            key = (result.seed, step.state)  # of the prompt step as well that left the state as it was
+            seconds[key] = max(seconds.get(key, 0.0), step.spend.training_seconds)
     # Rounded once, so that the sum is the same in whatever order the items finished.
     return replace(total, training_seconds=math.fsum(seconds.values()))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.nano.net import Net
+from recipes.nano.wiring import WIRED
 
 
 def orthogonalized(update: Tensor) -> Tensor:
@@ -48,10 +49,11 @@ class Optimizer:
     def _share(self, name: str) -> float:
         return self.write_share if name.endswith(("out", "down")) else 1.0
 
-    def _held(self, name: str) -> slice | tuple[slice, slice] | None:
+    def _held(self, name: str) -> slice | tuple[slice, slice] | Tensor | None:
         """The part of a parameter that never changes: where layer 0 looks, and the marks it looks for."""
         if name == "blocks.0.qkv":
-            return slice(0, 2 * self.net.shape.heads * self.net.shape.head)
+            one, every = WIRED * self.net.shape.head, self.net.shape.heads * self.net.shape.head
+            return torch.cat([torch.arange(one), torch.arange(every, every + one)]).to(self.net.words.device)
         if name in ("words", "number_map", "number_rest"):
             return slice(None), slice(0, 2)
         return slice(0, 2) if name == "blocks.0.norm_attention" else None

@@ -2,11 +2,12 @@
 
 * Dimension 0 of every embedding is one constant, dimension 1 marks numbers. Through rotary positions the constant lets
   a head look a fixed distance back, and the mark lets it look for the number nearest to a distance.
-* Layer 0: one head writes the previous token to a private slot, the others the numbers about 4, 9, 13, 17 and 22
-  tokens back, each to its own slot.
-* Layer 1: an induction head looks for an earlier place whose previous token is the present one. Match heads compare
-  number slots with those of earlier places that follow the same token (the answers of the demos, which follow ": ")
-  and are no numbers themselves. Both copy what they find to the output.
+* Layer 0: two heads write the previous token and the one before it to private slots, five write the numbers about 4,
+  9, 13, 17 and 22 tokens back, each to its own slot.
+* Layer 1: induction heads look for an earlier place that follows the present token, one of them for a place that
+  follows the present two (labels share pieces). Match heads compare number slots with those of earlier places that
+  follow the same token (the answers of the demos, which follow ": ") and are no numbers themselves. All copy what
+  they find to the output.
 * In the layers above, queries and keys start equal, as a similarity kernel.
 * A word's token starts close to that of the same word joined to a space.
 """
@@ -24,6 +25,8 @@ from recipes.nano.numbers import CONSTANT
 MEAN = 0.35
 DISTANCES = (4.0, 8.7, 13.0, 17.5, 22.5)
 SLOT = 20
+WIRED = 2 + len(DISTANCES)
+"""How many heads of layer 0 look at fixed places."""
 
 
 def _orthonormal(rows: int, columns: int) -> Tensor:
@@ -49,6 +52,7 @@ def wire(net: Net, twins: list[tuple[int, int]], colon: int) -> None:
     slots[:2] = 0.0
     previous = slots[:, :head]
     numbers = [slots[:, head + i * SLOT : head + (i + 1) * SLOT] for i in range(len(DISTANCES))]
+    before = slots[:, head + len(DISTANCES) * SLOT :][:, :SLOT]
     words = slots[:, -head:].T  # what tells words apart; no slot overlaps it
 
     def rows(block: Block, which: int, index: int) -> Tensor:
@@ -86,6 +90,13 @@ def wire(net: Net, twins: list[tuple[int, int]], colon: int) -> None:
         first.out[:, index * head : (index + 1) * head] = 0.0
         first.out[:, index * head : index * head + SLOT] = numbers[index - 1] * 0.08
 
+    two_back = 1 + len(DISTANCES)
+    sharp = 12.0 / float((fast * (1 - torch.cos(rates))).sum())
+    look_back(first, two_back, 2.0, 0, fast, sharp, size)
+    rows(first, 2, two_back).copy_(words)
+    first.out[:, two_back * head : (two_back + 1) * head] = 0.0
+    first.out[:, two_back * head : two_back * head + SLOT] = before * 0.3
+
     for block in list(net.blocks)[1:]:
         assert isinstance(block, Block)
         block.qkv[inside : 2 * inside] = block.qkv[:inside]
@@ -101,11 +112,20 @@ def wire(net: Net, twins: list[tuple[int, int]], colon: int) -> None:
     copied = _orthonormal(head, width)
     rows(second, 2, 0).copy_(copied)
     second.out[:, :head] = copied.T * 0.3
+    query, key = rows(second, 0, two_back), rows(second, 1, two_back)
+    query.zero_()
+    key.zero_()
+    near, far = torch.cat([slow[:5], slow[:5] + head // 2]), torch.cat([slow[5:], slow[5:] + head // 2])
+    query[near], query[far] = words[:10] * 3.0, previous[:, :10].T * 0.9
+    key[near], key[far] = previous[:, :10].T * 3.0, before[:, :10].T * 3.0
+    copied = _orthonormal(head, width)
+    rows(second, 2, two_back).copy_(copied)
+    second.out[:, two_back * head : (two_back + 1) * head] = copied.T * 0.3
     seen = words @ table[colon]
     after_colon = previous @ (seen / seen.norm())
     is_colon = words.T @ (seen / seen.norm())
     strength = 0.3 * float(unit) * float(seen.norm()) / grown  # of the previous-token slot after a colon
-    for index in range(1, min(shape.heads, 1 + len(DISTANCES))):
+    for index in range(1, two_back):
         query, key = rows(second, 0, index), rows(second, 1, index)
         query.zero_()
         key.zero_()

@@ -66,8 +66,11 @@ def from_transformers(folder: str, chats: list[tuple[Any, ...]]) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    from harness.train.loader import quiet
+
+    with quiet():
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     said = []
     for chat in chats:
         turns = [{"role": turn.role, "content": turn.content} for turn in chat]
