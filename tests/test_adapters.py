@@ -72,7 +72,7 @@ def test_the_digest_is_that_of_the_computation(adapters: Adapters, tmp_path: Pat
     digest = adapters.adopt(saved(tmp_path / "a"))
     same = [
         saved(tmp_path / "order", target_modules=["v_proj", "q_proj"]),
-        saved(tmp_path / "place", base_model_name_or_path="/home/somebody/model", revision="main"),
+        saved(tmp_path / "place", base_model_name_or_path="/models/base", revision="main"),
         saved(tmp_path / "new", peft_version="99", use_something=False, inference_mode=False, rank_pattern={}),
     ]
     assert {adapters.adopt(folder) for folder in same} == {digest}

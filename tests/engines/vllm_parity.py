@@ -1,13 +1,15 @@
 """Greedy answers of one model under vLLM, under transformers' own ``generate`` and under the local engine.
 
 ``python tests/engines/vllm_parity.py BASE_URL NAME FOLDER``: the server at BASE_URL serves the model in FOLDER as
-NAME, in float32. 100 chats, half of them with demos. Exits with 1 where an answer differs.
+NAME, in float32, and takes adapters at run time. 100 chats, half of them with demos, once without and once with an
+adapter that is trained for it. Exits with 1 where an answer differs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -41,11 +43,40 @@ def prompts() -> list[tuple[Any, ...]]:
     return made
 
 
-async def from_server(base_url: str, name: str, chats: list[tuple[Any, ...]]) -> list[str]:
+def adapter_for(folder: str, adapters: Any) -> str:
+    """Tune the model on Iris for a short while; the adapter's digest."""
+    from harness.lm.local import LocalProvider
+    from harness.lm.request import LMRef
+    from harness.prompt import chat
+    from harness.state import Prompt
+    from harness.train.job import ChatExample, LoraSettings, TrainingJob
+    from programs.iris import classify
+    from suites.test_iris import iris_splits
+
+    signature = classify.signature
+    examples = tuple(
+        ChatExample(
+            chat(signature, Prompt(), {field.name: row[field.name] for field in signature.inputs}),
+            f"{signature.outputs[0].name}: {row['species']}",
+        )
+        for row in iris_splits()["train"]
+    )
+    provider = LocalProvider(f"local/{folder}", adapters, loader="transformers")
+    job = TrainingJob(LMRef(provider.model), examples, LoraSettings(epochs=1, min_steps=30), 0)
+    try:
+        return provider.train(job, adapters).adapter
+    finally:
+        provider.close()
+
+
+async def from_server(base_url: str, name: str, chats: list[tuple[Any, ...]], adapter: Path | None) -> list[str]:
     import httpx
 
     async with httpx.AsyncClient(timeout=300) as client:
         room = asyncio.Semaphore(16)
+        if adapter is not None:
+            name, body = adapter.name, {"lora_name": adapter.name, "lora_path": str(adapter)}
+            (await client.post(f"{base_url}/load_lora_adapter", json=body)).raise_for_status()
 
         async def ask(chat: tuple[Any, ...]) -> str:
             body = {
@@ -62,8 +93,9 @@ async def from_server(base_url: str, name: str, chats: list[tuple[Any, ...]]) ->
         return list(await asyncio.gather(*map(ask, chats)))
 
 
-def from_transformers(folder: str, chats: list[tuple[Any, ...]]) -> list[str]:
+def from_transformers(folder: str, chats: list[tuple[Any, ...]], adapter: Path | None) -> list[str]:
     import torch
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from harness.train.loader import quiet
@@ -71,6 +103,8 @@ def from_transformers(folder: str, chats: list[tuple[Any, ...]]) -> list[str]:
     with quiet():
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, str(adapter)).eval()
     said = []
     for chat in chats:
         turns = [{"role": turn.role, "content": turn.content} for turn in chat]
@@ -80,14 +114,14 @@ def from_transformers(folder: str, chats: list[tuple[Any, ...]]) -> list[str]:
     return said
 
 
-def from_engine(folder: str, chats: list[tuple[Any, ...]]) -> list[str]:
+def from_engine(folder: str, chats: list[tuple[Any, ...]], adapters: Any, digest: str | None) -> list[str]:
     from harness.lm.local import LocalProvider
     from harness.lm.request import LMRef, Request, Sampling
 
-    provider = LocalProvider(f"local/{folder}", loader="transformers")
+    provider = LocalProvider(f"local/{folder}", adapters, loader="transformers")
 
     async def answers() -> list[str]:
-        requests = [Request(LMRef(provider.model), chat, Sampling(max_tokens=LONGEST)) for chat in chats]
+        requests = [Request(LMRef(provider.model, digest), chat, Sampling(max_tokens=LONGEST)) for chat in chats]
         return [done.text for done in await asyncio.gather(*map(provider.complete, requests))]
 
     try:
@@ -97,16 +131,27 @@ def from_engine(folder: str, chats: list[tuple[Any, ...]]) -> list[str]:
 
 
 def main(base_url: str, name: str, folder: str) -> int:
+    from harness.train.adapters import Adapters
+
     chats = prompts()
-    reference = from_transformers(folder, chats)
-    found = {"vLLM": asyncio.run(from_server(base_url, name, chats)), "the local engine": from_engine(folder, chats)}
     differing = 0
-    for engine, said in found.items():
-        unlike = [at for at, (ours, theirs) in enumerate(zip(said, reference, strict=True)) if ours != theirs]
-        differing += len(unlike)
-        print(f"{engine}: {len(chats) - len(unlike)} of {len(chats)} greedy answers are those of transformers")
-        for at in unlike[:3]:
-            print(f"  prompt {at}: {said[at]!r}, transformers {reference[at]!r}")
+    with tempfile.TemporaryDirectory() as scratch:
+        adapters = Adapters(Path(scratch) / "adapters")
+        for digest in (None, adapter_for(folder, adapters)):
+            path = adapters.path(digest).resolve() if digest is not None else None
+            reference = from_transformers(folder, chats, path)
+            found = {
+                "vLLM": asyncio.run(from_server(base_url, name, chats, path)),
+                "the local engine": from_engine(folder, chats, adapters, digest),
+            }
+            with_what = "with an adapter" if digest else "without adapter"
+            for engine, said in found.items():
+                unlike = [at for at, (ours, theirs) in enumerate(zip(said, reference, strict=True)) if ours != theirs]
+                differing += len(unlike)
+                same = len(chats) - len(unlike)
+                print(f"{with_what}, {engine}: {same} of {len(chats)} greedy answers are those of transformers")
+                for at in unlike[:3]:
+                    print(f"  prompt {at}: {said[at]!r}, transformers {reference[at]!r}")
     return int(differing > 0)
 
 
