@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,15 @@ def test_an_adapter_that_is_there_already_is_used(server: FakeVllm, adapters: Ad
     with client_of(server, adapters) as client:
         assert say(client, digests[0]) == f"{digests[0][:12]} says hi"
     assert digests[0] in server.loaded, "it is left to whoever loaded it"
+
+
+def test_replies_that_can_be_listed_are_chosen_among(server: FakeVllm, adapters: Adapters) -> None:
+    with client_of(server, adapters) as client:
+        client.call(replace(request(None), choices=("species: setosa", "species: virginica")))
+        client.call(request(None))
+    chosen, free = server.requests
+    assert chosen["structured_outputs"] == {"choice": ["species: setosa", "species: virginica"]}
+    assert "structured_outputs" not in free
 
 
 def test_a_model_that_is_unknown_stays_unknown(server: FakeVllm, adapters: Adapters) -> None:

@@ -57,7 +57,7 @@ class LMRef:
 class Request:
     """One LM call. Calls that differ in ``rollout`` or ``seed`` are separate samples of the same prompt.
 
-    ``choices`` lists every completion that is wanted, where there is such a list: local LMs give no other one.
+    ``choices`` lists every completion that is wanted, where there is such a list: local LMs and vLLM give no other one.
     """
 
     lm: LMRef

@@ -118,6 +118,12 @@ class VllmProvider(EndpointProvider):
     def _model_for(self, request: Request) -> str:
         return self._model if request.lm.adapter is None else f"{self._prefix}/{request.lm.adapter}"
 
+    def _arguments(self, model: str, request: Request) -> dict[str, Any]:
+        arguments = super()._arguments(model, request)
+        if request.choices:
+            arguments["extra_body"] = {"structured_outputs": {"choice": list(request.choices)}}
+        return arguments
+
     async def _complete_with(self, adapter: str, request: Request) -> Completion:
         entry = self._entry(adapter)
         entry.users += 1

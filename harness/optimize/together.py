@@ -40,9 +40,14 @@ class Together:
         self._results: dict[Strategy, StrategyResult] = {}
 
     def result(self, strategy: Strategy, reference: float | None = None) -> StrategyResult:
-        """Take the strategy's steps and score where they lead, on validation and on test."""
+        """Take the strategy's steps and score where they lead, on validation and on test.
+
+        One process at a time works on a suite with one seed: strategies share steps, traces and scores, and who
+        comes second finds those of the first in the store.
+        """
         if strategy not in self._results:
-            self._results[strategy] = self._scored(strategy, reference)
+            with self._store.lock(f"suite-{digest_of([self.bench.evaluator.suite, self.bench.seed])}"):
+                self._results[strategy] = self._scored(strategy, reference)
         return self._results[strategy]
 
     def finished(self, strategy: Strategy) -> StrategyResult | None:
@@ -88,13 +93,11 @@ class Together:
         return self._nodes[path]
 
     def _take(self, path: Strategy, state: State) -> _Node:
-        """One edge. Its key is held against other processes: who comes second finds the work done."""
+        """One edge of the tree."""
         bench, letter = self.bench, path[-1]
         teacher = bench.teacher.model if bench.teacher is not None else None
         key = digest_of([state.digest, letter, as_json(bench.settings), bench.splits.digest, bench.seed, teacher])
-        task = f"{bench.evaluator.suite} {strategy_text(path)}"
-        with self._store.lock(f"edge-{key}"):
-            outcome = STEPS[letter](state, bench, task)
+        outcome = STEPS[letter](state, bench, f"{bench.evaluator.suite} {strategy_text(path)}")
         reached = outcome.state.digest if outcome.state is not None else ""
         self._record(key, step=letter, path=strategy_text(path), start=state, end=outcome.state, notes=outcome.notes)
         step = StepResult(letter, reached, outcome.spend, outcome.notes)

@@ -2,8 +2,8 @@
 
 ``python tests/engines/vllm_iris.py BASE_URL NAME FOLDER``: the server at BASE_URL serves the model in FOLDER as
 NAME, with adapters loaded at run time. Prints how long each switch of adapters took and the scores of both runs;
-exits with 1 where a switch takes a second or more, or where the scores differ by more than their 95 % intervals and the spread
-over three seeds allow.
+exits with 1 where a switch takes a second or more, or where the scores differ by more than their 95 % intervals and
+the spread over three seeds allow.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def main(base_url: str, name: str, weights: str) -> int:
         failed = failed or (apart and abs(left["mean"] - right["mean"]) > spread)
         print(
             f"{strategy}: vLLM {100 * left['mean']:.1f} ± {100 * left['sd']:.1f} %, in one process "
-            f"{100 * right['mean']:.1f} ± {100 * right['sd']:.1f} % (mean and deviation over {SEEDS.count(',') + 1} seeds)"
+            f"{100 * right['mean']:.1f} ± {100 * right['sd']:.1f} % (seeds {SEEDS})"
         )
     for label, found in (("vLLM", served), ("in one process", inside)):
         for result in found["strategies"][STRATEGIES]["results"]:
