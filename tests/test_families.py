@@ -12,7 +12,7 @@ import pytest
 from harness.context import Context, running
 from harness.errors import InvalidRequestError, ParseError
 from harness.lm.client import Client
-from harness.lm.encode import encode_example, encode_prompt, end_of_turn, stop_tokens
+from harness.lm.encode import encode_example, encode_prompt, encode_reply, end_of_turn, stop_tokens
 from harness.lm.endpoint import Endpoint
 from harness.lm.local import LocalProvider
 from harness.lm.providers import make_provider_factory
@@ -168,6 +168,20 @@ def test_a_template_that_rewrites_earlier_turns() -> None:
 
 
 @named
+def test_listed_replies_are_the_tokens_that_training_teaches(
+    family: Family, providers: dict[str, LocalProvider]
+) -> None:
+    _, (_, learned) = EXPECTED[family.name]
+    tokenizer = make_tokenizer(family)
+    assert tokenizer.convert_ids_to_tokens(encode_reply(tokenizer, "virginica")) == learned.split()[:-1]
+    choices = ("setosa", "virginica")
+    request = Request(LMRef("local/tiny"), PROMPT, Sampling(temperature=2.0, max_tokens=40), choices=choices)
+    done = asyncio.run(providers[family.name].complete(request))
+    assert done.text.strip() in choices
+    assert done.finish == "stop"
+
+
+@named
 def test_after_training_a_generation_stops_by_itself(
     family: Family, providers: dict[str, LocalProvider], adapters: Adapters
 ) -> None:
@@ -177,7 +191,7 @@ def test_after_training_a_generation_stops_by_itself(
     )
     provider = providers[family.name]
     lm = LMRef("local/tiny")
-    settings = LoraSettings(min_steps=0, rank=8, alpha=16, learning_rate=1e-2, epochs=30, batch_size=4)
+    settings = LoraSettings(rank=8, alpha=16, learning_rate=1e-2, epochs=30, min_steps=0, batch_size=4)
     tuned = LMRef("local/tiny", provider.train(TrainingJob(lm, examples, settings, 0), adapters).adapter)
 
     async def said(lm: LMRef) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from harness.errors import InvalidRequestError
 from harness.lm.request import Message
 from harness.train.job import ChatExample
 
-__all__ = ["encode_example", "encode_prompt", "end_of_turn", "fold_system", "stop_tokens"]
+__all__ = ["encode_example", "encode_prompt", "encode_reply", "end_of_turn", "fold_system", "stop_tokens"]
 
 # Rendered as an assistant's answer to see what the template writes after one; no template has it in its own text.
 _PROBE = "\ue000probe\ue000"
@@ -39,6 +39,12 @@ def encode_example(tokenizer: Any, example: ChatExample) -> tuple[list[int], lis
     prompt = _ids(tokenizer, text)
     completion = _turn(tokenizer, turns, text, prompt, example.completion)
     return prompt + completion, [0] * len(prompt) + [1] * len(completion)
+
+
+def encode_reply(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of an answer as the template writes an assistant's turn, without its end of turn."""
+    turns, prompt = _prompt(tokenizer, (Message("user", "."),))
+    return _turn(tokenizer, turns, prompt, _ids(tokenizer, prompt), text)[:-1]
 
 
 def fold_system(turns: Sequence[Turn]) -> list[Turn] | None:

@@ -397,10 +397,11 @@ class _Engine:
 
     def _encoded_choices(self, choices: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
         if choices not in self._choices:
+            from harness.lm.encode import encode_reply
+
             tokenizer = self._model().tokenizer
-            self._choices[choices] = tuple(
-                tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in choices
-            )
+            # As training writes them: with the blank that some templates put before an answer.
+            self._choices[choices] = tuple(tuple(encode_reply(tokenizer, text)) for text in choices)
         return self._choices[choices]
 
     def _encoded(self, call: _Call) -> list[int]:
