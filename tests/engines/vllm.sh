@@ -37,7 +37,7 @@ trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm
 began=$SECONDS
 health="import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health', timeout=2)"
 until "$python" -c "$health" 2>/dev/null; do
-    if ! kill -0 "$server" 2>/dev/null; then
+    if ! kill -0 "$server" 2>/dev/null || [ $((SECONDS - began)) -gt 600 ]; then
         tail -n 40 "$work/server.log" >&2
         echo "the server did not start" >&2
         exit 1
