@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from harness.errors import UsageError
-from harness.lm.budget import Limits
 from harness.optimize.strategy import PAPER_STRATEGIES, Strategy, parse_strategies
-from harness.train.loader import check_loader
 
 if TYPE_CHECKING:
+    from harness.lm.budget import Limits
     from harness.optimize.settings import Settings
 
 __all__ = ["Options", "add_options"]
@@ -42,7 +41,7 @@ class Options:
     dry_run: bool = False
     teacher: str | None = None
     judge: str | None = None
-    limits: Limits = Limits()
+    limits: Limits | None = None
     loader: str = "auto"
 
     def settings(self, suite: Mapping[str, Any]) -> Settings:
@@ -112,6 +111,10 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _read(config: pytest.Config) -> Options:
+    # Here and not above: every pytest run declares the options, few read them.
+    from harness.lm.budget import Limits
+    from harness.train.loader import check_loader
+
     def text(name: str, default: str) -> str:
         key = f"bt_{name.replace('-', '_')}"
         given = config.getoption(key)
