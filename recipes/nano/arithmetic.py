@@ -6,11 +6,12 @@ as an equation, ``3 + 14 = 17. 17 * 2 = 34.``, so that the answer is the last nu
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
 from recipes.nano.episode import Episode, Turn, Value
-from recipes.nano.words import first_name, invented, listed
+from recipes.nano.words import COMMON, first_name, invented, listed
 
 REASON = ("reasoning", "think step by step")
 NUMBER = "a whole number"
@@ -79,6 +80,19 @@ LINKS = [
     "In the evening ",
     "Soon ",
 ]
+TOLD = [
+    "{n} {v} {b} {o}.", "{m} {v} {b} {o}.", "The {w} {v} {b} {o}.", "A {w} {v} {b} {o}.", "{b} {o} {v}.",
+    "{n} {v} {b} {o} with {m}.", "{n} {v} the {w} and {b} {o}.", "A {w} with {b} {o} {v}.", "{b} {o} are {v}.",
+]  # fmt: skip
+"""Sentences that do not tell by themselves whether their verb adds or takes away; the demos do."""
+WHEN = [
+    "On Friday ", "In May ", "At noon ", "At night ", "In summer ", "On the way ", "Before dinner ", "In winter ",
+    "In town ", "Last week ", "At school ", "On Sunday ", "In April ", "At the lake ", "By evening ", "Once more ",
+]  # fmt: skip
+WHERE = [
+    " at the market", " for the party", " in a bag", " at home", " near the river", " for the school", " in the garden",
+    " on the floor", " before lunch", " in the shop", " for a friend", " behind the door", " on the farm",
+]  # fmt: skip
 ASKS = [
     "How many {o} are there now?", "How many {o} does {n} have?", "What is the number of {o}?",
     "How many {o} are left?",
@@ -193,23 +207,31 @@ class Problem(NamedTuple):
     answer: int
 
 
-def problem(rng: Random, count: int, *, held_out: bool = False) -> Problem:
-    """A story of ``count`` steps; the held-out one uses sentences, objects and names that training never sees."""
+def problem(
+    rng: Random, count: int, *, held_out: bool = False, verbs: Mapping[str, Sequence[str]] | None = None
+) -> Problem:
+    """A story of ``count`` steps; the held-out one uses sentences, objects and names that training never sees.
+
+    ``verbs`` are invented ones by the operation that they stand for, used in about half of the steps.
+    """
     who = first_name(rng, held_out)
     other = first_name(rng, held_out)
     things = rng.choice(HELD_OUT_OBJECTS) if held_out else rng.choice(OBJECTS)
     if not held_out and rng.random() < 0.25:
         things = invented(rng, 1, 2) + "s"
 
-    def say(template: str, **numbers: int) -> str:
+    def say(template: str, **parts: str | int) -> str:
+        # An unknown verb where the rest of the sentence tells ("more", "of them"): what to do with new words.
+        telling = "more" in template or "of the" in template or "another" in template
+        made_up = invented(rng, 1, 2) + "s" if telling and not held_out and rng.random() < 0.25 else ""
         return template.format(
             n=who,
             m=other,
             o=things,
-            gets=rng.choice(GETS),
-            loses=rng.choice(LOSES),
-            lost=rng.choice(LOST),
-            **numbers,
+            gets=made_up or rng.choice(GETS),
+            loses=made_up or rng.choice(LOSES),
+            lost=made_up or rng.choice(LOST),
+            **parts,
         )
 
     steps: list[Step] = []
@@ -227,9 +249,15 @@ def problem(rng: Random, count: int, *, held_out: bool = False) -> Problem:
         story = [say(rng.choice(HELD_OUT["starts"] if held_out else STARTS), a=start)]
     while len(steps) < count:
         made = step(rng, steps[-1].result if steps else start, rng.random() < 0.3)
-        sentence = say(rng.choice(HELD_OUT[made.op] if held_out else PLAIN[made.op]), b=made.by)
-        if not held_out and rng.random() < 0.25:
-            link = rng.choice(LINKS)
+        if verbs and made.op in verbs and rng.random() < 0.5:
+            verb, thing = rng.choice(verbs[made.op]), rng.choice(COMMON)
+            sentence = say(rng.choice(TOLD), b=made.by, v=verb, w=thing)
+        else:
+            sentence = say(rng.choice(HELD_OUT[made.op] if held_out else PLAIN[made.op]), b=made.by)
+        if not held_out and rng.random() < 0.12:
+            sentence = sentence[:-1] + rng.choice(WHERE) + "."
+        if not held_out and rng.random() < 0.3:
+            link = rng.choice(LINKS + WHEN)
             starts_with_name = sentence.startswith((who, other)) or sentence[0].isdigit()
             sentence = link + (sentence if starts_with_name else sentence[0].lower() + sentence[1:])
         steps.append(made)
@@ -243,9 +271,13 @@ def word_problems(rng: Random, turns: int, *, held_out: bool = False) -> Episode
     reasoning = held_out or rng.random() < 0.85
     field = "question" if held_out else rng.choice(["question", "question", "problem", "story"])
     limit = rng.choice([1, 2, 2, 3])
+    verbs = None
+    if not held_out and turns > 1 and rng.random() < 0.35:
+        plus, minus = ([invented(rng, 1, 2) for _ in range(rng.randint(1, 2))] for _ in "+-")
+        verbs = {"+": plus, "-": minus}
     built = []
     for _ in range(turns):
-        made = problem(rng, rng.randint(1, limit), held_out=held_out)
+        made = problem(rng, rng.randint(1, limit), held_out=held_out, verbs=verbs)
         outputs: list[tuple[str, Value]] = [("answer", made.answer)]
         if reasoning:
             outputs.insert(0, ("reasoning", made.reasoning))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes.nano.attention import causal
 from recipes.nano.numbers import features
 
 
@@ -104,7 +105,7 @@ class Net(nn.Module):
             half = head // 2
             turn = turn * cosines + torch.cat([turn[..., half:], turn[..., :half]], -1) * sines
             query, key = turn[:, :, :heads].transpose(1, 2), turn[:, :, heads:].transpose(1, 2)
-            seen = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), is_causal=True)
+            seen = causal(query, key, value.transpose(1, 2))
             seen = seen.transpose(1, 2).reshape(rows, length, heads * head)
             hidden = hidden + F.linear(seen, block.out.to(dtype))
             normed = F.rms_norm(hidden, (shape.width,), block.norm_mlp.to(dtype), eps)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from recipes.nano.episode import Episode, Turn, Value
-from recipes.nano.words import first_name, listed, proper_name
+from recipes.nano.words import first_name, invented, listed, proper_name
 
 REASON = ("reasoning", "think step by step")
 
@@ -82,6 +82,13 @@ PAIRS = [
     for b, second in RELATIONS.items()
     if a != b and first.target == second.source
 ]
+UNKNOWN = ["{s} {v}s {o}.", "{s} was {v}ed in {o}.", "{s} {v}s with {o}.", "The {v} of {s} is {o}.", "{s} has {o} to {v}."]
+"""Facts told by an unknown word: whatever it means, they tie two things."""
+UNNAMED = [
+    "{o} is its {r}.", "The {r} here is {o}.", "It has {o} as {r}.", "{o} became its {r}.", "The present {r} is {o}.",
+    "As {r} one finds {o}.", "It got {o} for a {r}.",
+]  # fmt: skip
+"""Facts about the thing that the page's title names."""
 QUERY_FIELDS = ["search_query", "search_query", "query", "query", "lookup", "search", "topic"]
 QUERY_TASKS = [
     "Write a search query for the next hop.", "Given the question, give a search query.", "Find what to look up.",
@@ -108,8 +115,11 @@ def thing(rng: Random, kind: str, held_out: bool) -> str:
 
 
 def state(rng: Random, relation: Relation, source: str, target: str, held_out: bool) -> str:
-    """A sentence that states the relation."""
-    return (relation.held_out if held_out else rng.choice(relation.facts)).format(s=source, o=target)
+    """A sentence that states the relation, now and then by a verb that no dictionary has."""
+    told = relation.held_out if held_out else rng.choice(relation.facts)
+    if not held_out and rng.random() < 0.15:
+        told = rng.choice(UNKNOWN).format(v=invented(rng, 1, 2), s="{s}", o="{o}")
+    return told.format(s=source, o=target)
 
 
 def plain_relation(noun: str, source: str, target: str) -> Relation:
@@ -187,7 +197,11 @@ def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | Non
     distractors = rng.choice([0, 1, 1, 2, 2, 3])
     shuffled = rng.random() < 0.7
 
-    def page(subject: str, fact: str) -> str:
+    unnamed = not held_out and "{s}" in style and rng.random() < 0.4
+
+    def page(subject: str, fact: str, relation: Relation, target: str) -> str:
+        if unnamed and rng.random() < 0.7:
+            fact = rng.choice(UNNAMED).format(r=relation.noun, o=target)
         return style.format(s=subject, f=fact)
 
     def noise(link: Chain, count: int) -> list[str]:
@@ -196,7 +210,7 @@ def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | Non
         for _ in range(count):
             relation = rng.choice([link.first, link.second]) if rng.random() < 0.4 else chain(rng, held_out).first
             source, target = thing(rng, relation.source, held_out), thing(rng, relation.target, held_out)
-            found.append(page(source, state(rng, relation, source, target, held_out)))
+            found.append(page(source, state(rng, relation, source, target, held_out), relation, target))
         return found
 
     built = []
@@ -206,14 +220,14 @@ def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | Non
         why = link.fact
         if now == "one":
             pages, ask, result = (
-                [page(link.source, link.fact), *noise(link, distractors)],
+                [page(link.source, link.fact, link.first, link.middle), *noise(link, distractors)],
                 ask_one(rng, link),
                 link.middle,
             )
         elif now == "two":
             pages = [
-                page(link.source, link.fact),
-                page(link.middle, link.next_fact),
+                page(link.source, link.fact, link.first, link.middle),
+                page(link.middle, link.next_fact, link.second, link.end),
                 *noise(link, min(distractors, 2)),
             ]
             ask, result, why = ask_two(rng, link), link.end, f"{link.fact} {link.next_fact}"
@@ -222,7 +236,7 @@ def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | Non
             result = wording.format(s=link.source, r=link.first.noun)
             why = f"First find the {link.first.noun} of {link.source}."
         else:
-            pages, ask = [page(link.source, link.fact), *noise(link, min(distractors, 2))], ask_two(rng, link)
+            pages, ask = [page(link.source, link.fact, link.first, link.middle), *noise(link, min(distractors, 2))], ask_two(rng, link)
             result = wording.format(s=link.middle, r=link.second.noun)
         if shuffled:
             rng.shuffle(pages)

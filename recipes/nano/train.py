@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recipes.nano import checkpoint, tokens
+from recipes.nano.attention import cross_entropy
 from recipes.nano.batches import KIND_NAMES, Batch, make
 from recipes.nano.checkpoint import Progress
 from recipes.nano.mixture import STAGES
@@ -32,7 +32,7 @@ class Settings:
     steps: int
     seed: int = 0
     budget: int = 4096
-    decay: float = 0.4
+    decay: float = 0.5
     device: str = "cpu"
     threads: int = 1
     every: int = 200
@@ -68,10 +68,12 @@ def loss_and_hits(net: Net, batch: Batch, settings: Settings) -> tuple[Tensor, d
     kinds = torch.from_numpy(batch.scored)[:, 1:].reshape(-1)[keep]
     keep = keep.to(settings.device)
     targets = ids[:, 1:].reshape(-1)[keep]
-    logits = net(ids[:, :-1].contiguous(), keep, torch.bfloat16).float()
-    loss = (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
-    right = (logits.argmax(-1) == targets).float().cpu()
-    return loss, {KIND_NAMES[k]: right[kinds == k].mean().item() for k in set(kinds.tolist()) if k >= 0}
+    logits = net(ids[:, :-1].contiguous(), keep, torch.bfloat16)
+    loss = cross_entropy(logits, targets, weights / weights.sum())
+    counted = kinds >= 0
+    right = (logits.detach()[counted].argmax(-1) == targets[counted]).float().cpu()
+    kinds = kinds[counted]
+    return loss, {KIND_NAMES[k]: right[kinds == k].mean().item() for k in set(kinds.tolist())}
 
 
 def stage_of(step: int, settings: Settings) -> int:
