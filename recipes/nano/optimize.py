@@ -35,8 +35,8 @@ class Optimizer:
     """
 
     net: Net
-    matrix_rate: float = 0.02
-    write_share: float = 0.1
+    matrix_rate: float = 0.008
+    write_share: float = 0.25
     other_rate: float = 2e-3
     rest_share: float = 0.05
     decay: float = 0.01

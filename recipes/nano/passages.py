@@ -82,7 +82,9 @@ PAIRS = [
     for b, second in RELATIONS.items()
     if a != b and first.target == second.source
 ]
-UNKNOWN = ["{s} {v}s {o}.", "{s} was {v}ed in {o}.", "{s} {v}s with {o}.", "The {v} of {s} is {o}.", "{s} has {o} to {v}."]
+UNKNOWN = [
+    "{s} {v}s {o}.", "{s} was {v}ed in {o}.", "{s} {v}s with {o}.", "The {v} of {s} is {o}.", "{s} has {o} to {v}.",
+]  # fmt: skip
 """Facts told by an unknown word: whatever it means, they tie two things."""
 UNNAMED = [
     "{o} is its {r}.", "The {r} here is {o}.", "It has {o} as {r}.", "{o} became its {r}.", "The present {r} is {o}.",
@@ -236,7 +238,8 @@ def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | Non
             result = wording.format(s=link.source, r=link.first.noun)
             why = f"First find the {link.first.noun} of {link.source}."
         else:
-            pages, ask = [page(link.source, link.fact, link.first, link.middle), *noise(link, min(distractors, 2))], ask_two(rng, link)
+            pages = [page(link.source, link.fact, link.first, link.middle), *noise(link, min(distractors, 2))]
+            ask = ask_two(rng, link)
             result = wording.format(s=link.middle, r=link.second.noun)
         if shuffled:
             rng.shuffle(pages)

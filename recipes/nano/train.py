@@ -32,13 +32,13 @@ class Settings:
     steps: int
     seed: int = 0
     budget: int = 4096
-    decay: float = 0.5
+    decay: float = 0.9
     device: str = "cpu"
     threads: int = 1
     every: int = 200
     width: int = 192
     layers: int = 5
-    matrix_rate: float = 0.02
+    matrix_rate: float = 0.008
     other_rate: float = 2e-3
 
 
