@@ -27,7 +27,10 @@ DEFAULT_LM = "local/nano"
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a module call needs beside its inputs. ``rollout`` and ``seed`` tell samples apart."""
+    """Everything a module call needs beside its inputs. ``rollout`` and ``seed`` tell samples apart.
+
+    ``ahead`` is how many further rollouts of the run may follow.
+    """
 
     client: Client
     state: State
@@ -35,6 +38,7 @@ class Context:
     rollout: int = 0
     seed: int = 0
     recorder: Recorder = field(default_factory=Recorder)
+    ahead: int = 0
 
 
 _current: ContextVar[Context | None] = ContextVar("harness_context", default=None)

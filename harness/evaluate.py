@@ -86,15 +86,18 @@ class Evaluator:
         task: str,
         sampling: Sampling | None = None,
         rollout: int = 0,
+        ahead: int = 0,
     ) -> list[Run]:
         """One rollout of the program on every example, in order; ``task`` is the observer's, begun by the caller.
+
+        ``ahead`` is how many further rollouts of the same examples may follow.
 
         Raises the `LMError` that no later call can escape (a wrong key, an unknown model), and `SuiteError`
         where the program itself raises: an error of its own is neither a wrong answer nor an LM failure.
         Raises `BudgetError` where a call was refused, once all that is under way has ended and is kept.
         """
         refused = self._budget.refused if self._budget is not None else 0
-        jobs = [self._job(state, example, sampling or self.sampling, rollout) for example in examples]
+        jobs = [self._job(state, example, sampling or self.sampling, rollout, ahead) for example in examples]
         done = partial(self._advance, task)
         runs = self._all_async(jobs, done) if self._asynchronous else self._all_threads(jobs, done)
         if self._budget is not None:
@@ -106,7 +109,7 @@ class Evaluator:
         self._observer.advanced(task, 1, spend.cached, spend.prompt_tokens + spend.completion_tokens)
         return run
 
-    def _job(self, state: State, example: Example, sampling: Sampling, rollout: int) -> _Job:
+    def _job(self, state: State, example: Example, sampling: Sampling, rollout: int, ahead: int) -> _Job:
         arguments = {}
         for name, parameter in self._parameters.items():
             if name in example:
@@ -119,7 +122,7 @@ class Evaluator:
                     f"suite {self.suite!r}: the program's parameter {name!r} is no field of the examples "
                     f"({', '.join(example)}); rename one of them or give the parameter a default."
                 )
-        context = Context(self.client, state, sampling, rollout, self.seed, Recorder())
+        context = Context(self.client, state, sampling, rollout, self.seed, Recorder(), ahead)
         return _Job(example, arguments, context)
 
     def _all_threads(self, jobs: Sequence[_Job], done: _Done) -> list[Run]:

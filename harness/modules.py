@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from harness.context import Context, current
 from harness.errors import ParseError, SuiteError
 from harness.lm.request import Message, Reply, Request
-from harness.prompt import chat, possible_replies, read_reply, to_json
+from harness.prompt import chat, possible_replies, read_reply, reply_schema, to_json
 from harness.signature import Signature, signature_of
 from harness.state import Prompt
 from harness.trace import ModuleCall
@@ -80,9 +80,19 @@ class _Call:
 
     def __init__(self, signature: Signature, context: Context, inputs: Mapping[str, Any]) -> None:
         self._signature, self._recorder = signature, context.recorder
-        messages = chat(signature, context.state.prompt(signature.name), inputs)
-        choices = possible_replies(signature) if context.sampling.constrain else ()
-        request = Request(context.state.lm, messages, context.sampling, context.rollout, context.seed, choices)
+        lm, sampling = context.state.lm, context.sampling
+        structured = sampling.structured and context.client.takes_schema(lm.model)
+        request = Request(
+            lm,
+            chat(signature, context.state.prompt(signature.name), inputs, structured=structured),
+            sampling,
+            context.rollout,
+            context.seed,
+            possible_replies(signature) if sampling.constrain and not structured else (),
+            reply_schema(signature) if structured else "",
+            # What later calls of a run ask depends on what the first was answered.
+            context.ahead if not self._recorder.trace.calls else 0,
+        )
         repeat = self._recorder.repeat(request)
         if repeat:  # far from every rollout's index, so that a repeated question is a sample of its own
             request = replace(request, rollout=context.rollout + _REPEAT * repeat)

@@ -2,7 +2,8 @@
 
 A value is written plainly where that reads back to the same value, as an indented block or a bulleted list
 where it has several lines or items, and as JSON otherwise. Reading is more lenient than writing, since LMs are:
-the case of field names, markdown around them, text before the first field and code fences are forgiven.
+the case of field names, markdown around them, text before the first field and code fences are forgiven, and so is a
+JSON object of the fields. LMs that can be held to a JSON schema are asked for that object where a suite wants it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
 from harness.errors import ParseError
@@ -21,41 +22,62 @@ from harness.lm.request import Message
 from harness.signature import REASONING, Field, Signature
 from harness.state import Demo, Prompt
 
-__all__ = ["chat", "demo_turns", "possible_replies", "read_fields", "read_reply", "system_text", "write_fields"]
+__all__ = [
+    "chat",
+    "demo_turns",
+    "possible_replies",
+    "read_fields",
+    "read_reply",
+    "reply_schema",
+    "system_text",
+    "write_fields",
+    "write_reply",
+]
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 
 
-def system_text(signature: Signature, instruction: str | None = None) -> str:
+def system_text(signature: Signature, instruction: str | None = None, *, structured: bool = False) -> str:
     """The system turn: the instruction, the inputs that have a description, and the reply that is wanted."""
     blocks = [signature.instruction if instruction is None else instruction]
     described = [f"{field.name}: {field.description}" for field in signature.inputs if field.description]
     if described:
         blocks.append("\n".join(["Given:", *described]))
-    blocks.append("\n".join(["Reply with:", *(f"{field.name}: {field.hint}" for field in signature.reply)]))
+    wanted = "Reply with a JSON object:" if structured else "Reply with:"
+    blocks.append("\n".join([wanted, *(f"{field.name}: {field.hint}" for field in signature.reply)]))
     return "\n\n".join(blocks)
 
 
-def chat(signature: Signature, prompt: Prompt, inputs: Mapping[str, Any]) -> tuple[Message, ...]:
-    """All turns of one call: instruction, demos as earlier turns, then the inputs."""
-    demos = [turn for demo in prompt.demos for turn in demo_turns(signature, demo)]
+def chat(
+    signature: Signature, prompt: Prompt, inputs: Mapping[str, Any], *, structured: bool = False
+) -> tuple[Message, ...]:
+    """All turns of one call: instruction, demos as earlier turns, then the inputs.
+
+    ``structured`` asks for replies, and shows those of the demos, as JSON objects.
+    """
+    demos = [turn for demo in prompt.demos for turn in demo_turns(signature, demo, structured=structured)]
     return (
-        Message("system", system_text(signature, prompt.instruction)),
+        Message("system", system_text(signature, prompt.instruction, structured=structured)),
         *demos,
         Message("user", write_fields(signature.inputs, inputs)),
     )
 
 
-def demo_turns(signature: Signature, demo: Demo) -> tuple[Message, Message]:
+def demo_turns(signature: Signature, demo: Demo, *, structured: bool = False) -> tuple[Message, Message]:
     """One demo as a user turn and the assistant turn that answered it."""
     inputs = from_json(signature.inputs, demo.inputs)
     outputs = from_json([f for f in signature.reply if f.name in demo.outputs], demo.outputs)
-    shown = [field for field in signature.reply if field.name in outputs]
     return (
         Message("user", write_fields(signature.inputs, inputs)),
-        Message("assistant", write_fields(shown, outputs)),
+        Message("assistant", write_reply(signature, outputs, structured=structured)),
     )
+
+
+def write_reply(signature: Signature, outputs: Mapping[str, Any], *, structured: bool = False) -> str:
+    """A reply with those of its fields that are given, as `read_reply` reads it."""
+    fields = [field for field in signature.reply if field.name in outputs]
+    return json.dumps(to_json(fields, outputs), ensure_ascii=False) if structured else write_fields(fields, outputs)
 
 
 def write_fields(fields: Sequence[Field], values: Mapping[str, Any]) -> str:
@@ -70,6 +92,8 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
     after reasoning, where it is more likely half an answer), and text before the first field as the reasoning
     where that has no name of its own.
     """
+    if (found := _object(signature, completion)) is not None:
+        return found
     spans, before = _split(signature.reply, completion)
     outputs = signature.outputs
     if len(outputs) == 1 and not spans and not (signature.reasoning and outputs[0].is_text):
@@ -83,6 +107,30 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
         else:
             raise ParseError(f"the completion has no field {field.name!r}: {_short(completion)}")
     return values
+
+
+@lru_cache(maxsize=1024)
+def reply_schema(signature: Signature) -> str:
+    """The JSON schema of a reply, as JSON text, in the strict form that OpenAI asks for.
+
+    All fields are required and no others allowed
+    (https://platform.openai.com/docs/guides/structured-outputs#supported-schemas).
+    """
+    wanted: dict[str, Any] = {field.name: (field.annotation, ...) for field in signature.reply}
+    model = create_model("Reply", __config__=ConfigDict(protected_namespaces=()), **wanted)
+    return json.dumps(_strict(model.model_json_schema()))
+
+
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_strict(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {name: _strict(item) for name, item in schema.items() if name not in ("title", "default")}
+    if isinstance(properties := schema.get("properties"), dict):
+        strict["properties"] = {name: _strict(item) for name, item in properties.items()}
+        strict |= {"required": list(properties), "additionalProperties": False}
+    return strict
 
 
 @lru_cache(maxsize=1024)
@@ -168,6 +216,34 @@ def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
     for start, end in zip(starts, ends, strict=False):
         spans.setdefault(names[start.group(1).casefold()], text[start.end() : end])
     return spans, text[: starts[0].start()] if starts else text
+
+
+def _object(signature: Signature, completion: str) -> dict[str, Any] | None:
+    """The values of a reply that is a JSON object of exactly its fields; reasoning may be missing. Else None."""
+    text = completion.strip()
+    if fenced := _FENCE.fullmatch(text):
+        text = fenced.group(1)
+    if not text.startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    needed = {field.name for field in signature.outputs}
+    if not isinstance(found, dict) or not needed <= set(found) <= needed | {REASONING}:
+        return None
+    values: dict[str, Any] = {}
+    for field in signature.reply:
+        try:
+            values[field.name] = field.adapter.validate_json(json.dumps(found.get(field.name, "")))
+        except ValidationError:
+            # Numbers as texts, options in another case: what is forgiven in text is forgiven here.
+            values[field.name] = _read(field, _text_of(found[field.name]))
+    return values
+
+
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _read(field: Field, raw: str) -> Any:

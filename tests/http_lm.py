@@ -174,18 +174,22 @@ class HttpLM:
             self._at_once -= 1
 
     def _completion(self, body: Body) -> Body:
-        text = self.answer(body)
+        # As vLLM does: each further choice has the next seed.
+        texts = [self.answer({**body, "seed": body.get("seed", 0) + index}) for index in range(body.get("n", 1))]
         words = sum(len(message["content"].split()) for message in body["messages"])
         return {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 1,
             "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+            "choices": [
+                {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+                for index, text in enumerate(texts)
+            ],
             "usage": {
                 "prompt_tokens": words,
-                "completion_tokens": len(text.split()),
-                "total_tokens": words + len(text.split()),
+                "completion_tokens": (written := sum(len(text.split()) for text in texts)),
+                "total_tokens": words + written,
             },
         }
 

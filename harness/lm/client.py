@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import copy
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextvars import Context
@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from harness.errors import HarnessError, LMError
-from harness.lm.request import Completion, Provider, ProviderFactory, Reply, Request, digest_of
+from harness.lm.request import Completion, Provider, ProviderFactory, Reply, Request, StructuredProvider, digest_of
 from harness.lm.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -165,6 +165,11 @@ class Client:
         """What stands behind a model string (`Provider.identity`); raises `UnknownModelError`."""
         return self._slot(model).identity
 
+    def takes_schema(self, model: str) -> bool:
+        """Whether a model's replies can be held to a JSON schema; raises `UnknownModelError`."""
+        provider = self._slot(model).provider
+        return isinstance(provider, StructuredProvider) and provider.takes_schema()
+
     def provider(self, model: str) -> Provider:
         """The provider of a model string, made at its first use; raises `UnknownModelError`."""
         return self._slot(model).provider
@@ -269,9 +274,10 @@ class Client:
 
     async def _fly(self, flight: _Flight) -> Completion:
         async with flight.slot.room:
-            completion = _encodable(await self._answered(flight))
+            answered = await self._answered(flight)
+        completion, *more = (_encodable(one) for one in (replace(answered, more=()), *answered.more))
         # Paid for already: a cancelled caller does not undo the write.
-        kept = asyncio.get_running_loop().run_in_executor(self._writer, self._keep, flight, completion)
+        kept = asyncio.get_running_loop().run_in_executor(self._writer, self._keep, flight, completion, more)
         return await asyncio.shield(kept)
 
     async def _answered(self, flight: _Flight) -> Completion:
@@ -298,7 +304,10 @@ class Client:
                 return completion
             await self._sleep(wait)
 
-    def _keep(self, flight: _Flight, completion: Completion) -> Completion:
+    def _keep(self, flight: _Flight, completion: Completion, more: Sequence[Completion]) -> Completion:
+        for number, later in enumerate(more, start=1):
+            request = replace(flight.request, rollout=flight.request.rollout + number)
+            self._store.put_call(digest_of([flight.slot.identity, request.digest]), request, later)
         if self._store.put_call(flight.key, flight.request, completion):
             return completion
         # Another process was first. Its answer is the one a rerun will see, so it is the answer here as well.

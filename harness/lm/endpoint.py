@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
+import json
 import logging
 import os
 import time
@@ -46,6 +47,9 @@ class Endpoint:
     asked for again; servers that answer to any name fail it, so it is off unless asked for.
     ``system_role`` False puts the instruction before the first user turn, for LMs whose chat template refuses a
     system turn (Mistral-7B-Instruct-v0.2's does).
+    ``json_schema`` says whether the LM can be held to a JSON schema, which suites may ask for; without it litellm's
+    list says so. Up to ``samples`` rollouts of one call are asked for in one request, where litellm knows that the
+    provider takes ``n``; 1 asks for each on its own.
     ``weights`` is the hub id or path of what a vLLM server runs, so that it can be tuned; ``max_loras`` adapters
     are kept on such a server at once.
     Raises `UsageError` for a limit that makes no sense or a URL that is none.
@@ -61,12 +65,16 @@ class Endpoint:
     completion_price: float | None = None
     same_model: bool = False
     system_role: bool = True
+    json_schema: bool | None = None
+    samples: int = 8
     weights: str | None = None
     max_loras: int = 4
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0 or self.concurrency < 1 or self.max_loras < 1:
-            raise UsageError("an endpoint needs a timeout above 0 s, and concurrency and max_loras of at least 1")
+        if not self.timeout > 0 or min(self.concurrency, self.max_loras, self.samples) < 1:
+            raise UsageError(
+                "an endpoint needs a timeout above 0 s, and concurrency, samples and max_loras of at least 1"
+            )
         if self.requests_per_minute is not None and not self.requests_per_minute > 0:
             raise UsageError("an endpoint needs requests_per_minute above 0")
         if min(self.prompt_price or 0.0, self.completion_price or 0.0) < 0:
@@ -132,6 +140,11 @@ class EndpointProvider:
         if self._endpoint.same_model:
             self._check_model(model, answer)
         return self._completion(answer, time.perf_counter() - started)
+
+    def takes_schema(self) -> bool:
+        """Whether replies can be held to a JSON schema, as the endpoint's settings or litellm's list of models say."""
+        said = self._endpoint.json_schema
+        return said if said is not None else bool(load_litellm().supports_response_schema(model=self._model))
 
     def _model_for(self, request: Request) -> str:
         """The model string to send, which names the tuned weights where the endpoint can run them."""
@@ -211,6 +224,11 @@ class EndpointProvider:
             arguments["stop"] = list(sampling.stop)
         if sampling.temperature > 0:
             arguments["seed"] = request.sampling_seed
+            if (count := min(request.ahead + 1, settings.samples)) > 1 and self._takes_samples():
+                arguments["n"] = count
+        if request.schema:
+            schema = {"name": "reply", "schema": json.loads(request.schema), "strict": True}
+            arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
         if settings.headers:
             arguments["extra_headers"] = dict(settings.headers)
         if self._base_url:
@@ -220,6 +238,10 @@ class EndpointProvider:
         elif self._base_url and self._prefix in _KEYLESS and not os.environ.get(_KEYLESS[self._prefix]):
             arguments["api_key"] = "none"
         return arguments
+
+    def _takes_samples(self) -> bool:
+        known = self._litellm.get_supported_openai_params(model=self._model)
+        return "n" in (known or ())
 
     def _turns(self, request: Request) -> list[dict[str, str]]:
         turns = [{"role": str(message.role), "content": message.content} for message in request.messages]
@@ -237,8 +259,22 @@ class EndpointProvider:
         choices = getattr(response, "choices", None)
         if not choices:
             raise MalformedResponseError(f"{self._where} sent no choice; {_ASK_SERVER}")
-        reason = str(getattr(choices[0], "finish_reason", None) or "stop")
-        text = getattr(getattr(choices[0], "message", None), "content", None)
+        usage = getattr(response, "usage", None)
+        tokens = Usage(int(getattr(usage, "prompt_tokens", 0) or 0), int(getattr(usage, "completion_tokens", 0) or 0))
+        text, finish = self._text(choices[0])
+        more = []
+        for choice in choices[1:]:
+            try:
+                said, ended = self._text(choice)
+            except LMError:
+                break  # asked for again as a call of its own, should that rollout be needed
+            more.append(Completion(said, finish=ended))
+        return Completion(text, tokens, finish, seconds, tuple(more))
+
+    def _text(self, choice: Any) -> tuple[str, Literal["stop", "length"]]:
+        """The text of one choice and how it ended; raises the `LMError` that fits where there is none."""
+        reason = str(getattr(choice, "finish_reason", None) or "stop")
+        text = getattr(getattr(choice, "message", None), "content", None)
         if reason == "content_filter":
             raise ContentFilterError(f"{self._where} withheld the answer (content filter); change the prompt")
         finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
@@ -247,9 +283,7 @@ class EndpointProvider:
             text = ""
         if not isinstance(text, str):
             raise MalformedResponseError(f"{self._where} sent a choice without text; {_ASK_SERVER}")
-        usage = getattr(response, "usage", None)
-        tokens = Usage(int(getattr(usage, "prompt_tokens", 0) or 0), int(getattr(usage, "completion_tokens", 0) or 0))
-        return Completion(text, tokens, finish, seconds)
+        return text, finish
 
 
 _ASK_SERVER: Final = "look into the server's log if it keeps doing so"

@@ -5,11 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
-__all__ = ["Completion", "LMRef", "Message", "Provider", "Reply", "Request", "Sampling", "Usage", "digest_of"]
+__all__ = [
+    "Completion",
+    "LMRef",
+    "Message",
+    "Provider",
+    "Reply",
+    "Request",
+    "Sampling",
+    "StructuredProvider",
+    "Usage",
+    "digest_of",
+]
 
 Role = Literal["system", "user", "assistant"]
 
@@ -32,7 +43,8 @@ class Message:
 class Sampling:
     """How a completion is drawn. ``temperature`` 0 is greedy; ``max_tokens`` bounds the completion alone.
 
-    With ``constrain`` an LM that can do so chooses among the possible replies, where these can be listed.
+    With ``constrain`` an LM that can do so chooses among the possible replies, where these can be listed. With
+    ``structured`` an LM that can be held to a JSON schema replies with a JSON object instead of text.
     """
 
     temperature: float = 0.0
@@ -40,6 +52,7 @@ class Sampling:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     constrain: bool = True
+    structured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,9 @@ class Request:
     """One LM call. Calls that differ in ``rollout`` or ``seed`` are separate samples of the same prompt.
 
     ``choices`` lists every completion that is wanted, where there is such a list: local LMs and vLLM give no other one.
+    ``schema`` is the JSON schema that the completion must obey, as JSON text; empty where text is wanted.
+    ``ahead`` says how many further rollouts of this call may be asked for, so that an endpoint can be asked for all of
+    them at once; it is no part of the call's identity.
     """
 
     lm: LMRef
@@ -66,6 +82,8 @@ class Request:
     rollout: int = 0
     seed: int = 0
     choices: tuple[str, ...] = ()
+    schema: str = ""
+    ahead: int = field(default=0, compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -74,6 +92,7 @@ class Request:
         A greedy call has one answer whatever its rollout and seed, so neither counts at temperature 0.
         """
         body = asdict(self)
+        del body["ahead"]
         if self.sampling.temperature == 0:
             body["rollout"] = body["seed"] = 0
         return digest_of(body)
@@ -94,12 +113,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The LM's text, without end-of-turn token. ``finish`` is ``length`` where ``max_tokens`` cut it off."""
+    """The LM's text, without end-of-turn token. ``finish`` is ``length`` where ``max_tokens`` cut it off.
+
+    ``more`` are the completions of the next rollouts of the same call, where the provider gave several at once; their
+    tokens are counted in this one's usage. The client stores each under its own rollout.
+    """
 
     text: str
     usage: Usage = Usage()
     finish: Literal["stop", "length"] = "stop"
     seconds: float = 0.0
+    more: tuple[Completion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +150,15 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Give back memory, threads and connections."""
+        ...
+
+
+@runtime_checkable
+class StructuredProvider(Protocol):
+    """A provider that can be held to a JSON schema (`Request.schema`)."""
+
+    def takes_schema(self) -> bool:
+        """Whether this model does; may import a library to find out."""
         ...
 
 

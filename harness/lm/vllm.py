@@ -115,6 +115,10 @@ class VllmProvider(EndpointProvider):
         if self._tuner is not None:
             self._tuner.close()
 
+    def takes_schema(self) -> bool:
+        """vLLM holds any model to a schema, unless the endpoint's settings say otherwise."""
+        return self._endpoint.json_schema is not False
+
     def _model_for(self, request: Request) -> str:
         return self._model if request.lm.adapter is None else f"{self._prefix}/{request.lm.adapter}"
 

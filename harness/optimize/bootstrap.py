@@ -48,11 +48,12 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
             missing = [place for place in range(len(examples)) if place not in passing]
             if not missing:
                 break
-            sampling = settings.sampling
+            sampling, ahead = settings.sampling, 0
             if rollout:
+                ahead = settings.rollouts - 1 - rollout
                 sampling = replace(sampling, temperature=max(sampling.temperature, settings.rollout_temperature))
             tried = [examples[place] for place in missing]
-            runs = bench.evaluator.run(state, tried, task=words, sampling=sampling, rollout=rollout)
+            runs = bench.evaluator.run(state, tried, task=words, sampling=sampling, rollout=rollout, ahead=ahead)
             spend += spend_of(runs)
             passing |= {place: run for place, run in zip(missing, runs, strict=True) if run.passes(settings.passing)}
     teacher = bench.teacher.model if bench.teacher is not None else ""

@@ -24,7 +24,8 @@ class Settings:
     ``prompt_train`` and ``prompt_validation`` are the examples that prompt optimization draws from the training
     split. An example without a passing trace is run up to ``rollouts`` times, from the second on at
     ``rollout_temperature``. A trace passes with a score of at least ``passing`` (the paper's λ). With ``constrain``
-    a local LM chooses among the replies of a module whose output is a ``Literal``, an ``Enum`` or ``bool``.
+    a local LM chooses among the replies of a module whose output is a ``Literal``, an ``Enum`` or ``bool``. With
+    ``structured`` an LM that can be held to a JSON schema replies with a JSON object; others go on replying with text.
     """
 
     candidates: int = 12
@@ -38,11 +39,14 @@ class Settings:
     top_p: float = 1.0
     max_tokens: int = 512
     constrain: bool = True
+    structured: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_p, self.max_tokens, constrain=self.constrain)
+        return Sampling(
+            self.temperature, self.top_p, self.max_tokens, constrain=self.constrain, structured=self.structured
+        )
 
 
 PRESETS: Mapping[str, Settings] = {

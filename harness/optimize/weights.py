@@ -8,9 +8,10 @@ from harness.errors import NothingToTrainError
 from harness.evaluate import Run
 from harness.optimize.bench import Bench, Outcome
 from harness.optimize.bootstrap import bootstrap
-from harness.prompt import chat, from_json
+from harness.prompt import chat, from_json, write_reply
 from harness.results import Spend
 from harness.state import Prompt, State
+from harness.trace import ModuleCall
 from harness.train.job import ChatExample, TrainingJob
 
 __all__ = ["chat_examples", "optimize_weights"]
@@ -22,7 +23,8 @@ def optimize_weights(state: State, bench: Bench, task: str) -> Outcome:
     There is no new state where no trace passes.
     """
     found = bootstrap(state, bench.splits.train, bench, task)
-    examples = chat_examples(found.runs)
+    structured = bench.settings.structured and bench.evaluator.client.takes_schema(state.lm.model)
+    examples = chat_examples(found.runs, structured=structured)
     if not examples:
         return Outcome(None, found.spend, f"no trace to train on: {found.summary}")
     job = TrainingJob(state.lm, examples, bench.settings.lora, bench.seed)
@@ -39,11 +41,21 @@ def optimize_weights(state: State, bench: Bench, task: str) -> Outcome:
     return Outcome(state.with_adapter(result.adapter), spend, notes)
 
 
-def chat_examples(runs: Sequence[Run]) -> tuple[ChatExample, ...]:
-    """Every module call of the runs: the raw completion under the original zero-shot prompt."""
+def chat_examples(runs: Sequence[Run], *, structured: bool = False) -> tuple[ChatExample, ...]:
+    """Every module call of the runs: the completion under the original zero-shot prompt.
+
+    It is the raw one, unless the LM that gave it (a teacher) replies in another format than the one that is tuned.
+    """
     return tuple(
-        ChatExample(chat(call.signature, Prompt(), from_json(call.signature.inputs, call.inputs)), completion.text)
-        for run in runs
-        for call in run.trace.calls
-        if (completion := call.completion) is not None and call.outputs is not None
+        _chat_example(call, structured) for run in runs for call in run.trace.calls if call.outputs is not None
     )
+
+
+def _chat_example(call: ModuleCall, structured: bool) -> ChatExample:
+    assert call.completion is not None
+    assert call.outputs is not None
+    contract, reply = call.signature, call.completion.text
+    if bool(call.request.schema) != structured:
+        reply = write_reply(contract, from_json(contract.reply, call.outputs), structured=structured)
+    inputs = from_json(contract.inputs, call.inputs)
+    return ChatExample(chat(contract, Prompt(), inputs, structured=structured), reply)
