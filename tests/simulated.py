@@ -32,6 +32,9 @@ KILL_AT = "BT_SIMULATED_KILL_AT"
 
 STEPS = 3
 
+CONFTEST = "from tests import simulated\nsimulated.install()\n"
+"""The conftest.py of a project that uses it."""
+
 SUITE = '''
 from typing import Literal
 from harness import module, suite
@@ -126,6 +129,17 @@ def events(log: Path, kind: str) -> list[dict[str, Any]]:
     if not log.exists():
         return []
     return [value for value in map(json.loads, log.read_text().splitlines()) if value["kind"] == kind]
+
+
+def figures(path: Path) -> Any:
+    """Every score, state and note of a report; not how much of it was had from the store."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cleaned(item) for key, item in value.items() if key != "spend"}
+        return [cleaned(item) for item in value] if isinstance(value, list) else value
+
+    return cleaned(json.loads(path.read_text()))
 
 
 def write_adapter(folder: Path, content: str) -> None:

@@ -6,9 +6,8 @@ import socket
 
 import pytest
 
-from tests.simulated import SUITE
+from tests.simulated import CONFTEST, SUITE
 
-CONFTEST = "from tests import simulated\nsimulated.install()\n"
 GOOD = SUITE.replace("THRESHOLD", "0.1")
 
 

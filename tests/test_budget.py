@@ -15,30 +15,13 @@ from harness.lm.ledger import FileLedger
 from harness.lm.prices import prices
 from harness.lm.request import Completion, LMRef, Message, Reply, Request, Usage
 from harness.runtime import Runtime  # noqa: F401 -- pytester takes back imports, which extension modules do not survive
-from tests.simulated import LOG, SUITE, events
+from tests.simulated import SUITE, events
 
-CONFTEST = "from tests import simulated\nsimulated.install()\n"
 REQUEST = Request(LMRef("sim/plain"), (Message("user", "hi"),))
 
 
 def free(_: LMRef) -> Price:
     return Price()
-
-
-@pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "events.jsonl"
-    monkeypatch.setenv(LOG, str(path))
-    monkeypatch.delenv("BT_LM", raising=False)
-    return path
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, log: Path) -> pytest.Pytester:  # noqa: ARG001 -- its environment is wanted
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.5"))
-    pytester.makeini("[pytest]\nbt_lm = sim/plain\n")
-    return pytester
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,6 +25,7 @@ from harness.lm.retry import RetryPolicy
 from harness.runtime import Runtime  # noqa: F401 -- see `_litellm`
 from tests.http_lm import seeded_faults
 from tests.http_parity import SMALL_SUITE, HttpTuner
+from tests.simulated import figures
 
 KEY = "sk-planted-0123456789abcdef"
 ATTEMPTS = 5
@@ -77,15 +77,6 @@ def project(server: HttpTuner, pytester: pytest.Pytester, monkeypatch: pytest.Mo
         "timeout = 2\nsame_model = true\n"
     )
     return pytester
-
-
-def figures(path: Path) -> Any:
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cleaned(item) for key, item in value.items() if key != "spend"}
-        return [cleaned(item) for item in value] if isinstance(value, list) else value
-
-    return cleaned(json.loads(path.read_text()))
 
 
 def test_scores_under_faults_on_30_percent_of_calls_are_those_without(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.lm.request import digest_of
 from harness.store import Store
-from tests.simulated import KILL_AT, LOG, STEPS, SUITE, events
+from tests.simulated import KILL_AT, LOG, STEPS, SUITE, events, figures
 
 SIGKILLED = -9
 
@@ -23,17 +21,6 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, store: str, 
     monkeypatch.setenv(KILL_AT, kill_at)
     result = pytester.runpytest_subprocess("--bt-optimize", "--bt-store", store, "--bt-json", f"{store}.json", "-q")
     return int(result.ret)
-
-
-def figures(path: Path) -> Any:
-    """Every score, state and note of a report; not how much of it was had from the store."""
-
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: cleaned(item) for key, item in value.items() if key != "spend"}
-        return [cleaned(item) for item in value] if isinstance(value, list) else value
-
-    return cleaned(json.loads(path.read_text()))
 
 
 def finished(folder: Path, logs: list[Path]) -> tuple[set[str], int]:

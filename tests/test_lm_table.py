@@ -16,9 +16,7 @@ from harness.errors import UsageError
 from harness.lm.endpoint import Endpoint
 from harness.lm.pace import Pace
 from harness.lm.table import endpoint_for, endpoints_from, endpoints_in
-from tests.simulated import LOG, SUITE, events
-
-CONFTEST = "from tests import simulated\nsimulated.install()\n"
+from tests.simulated import SUITE, events
 
 
 def test_a_whole_table(tmp_path: Path) -> None:
@@ -127,22 +125,6 @@ def test_configure_takes_the_same_table() -> None:
     assert default_runtime().client.identity("openai/m") == "openai/m http://127.0.0.1:9/v1"
     with pytest.raises(UsageError, match="unknown setting"):
         harness.configure("openai/m", endpoints={"openai/*": {"speed": 5}})
-
-
-@pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "events.jsonl"
-    monkeypatch.setenv(LOG, str(path))
-    monkeypatch.delenv("BT_LM", raising=False)
-    return path
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, log: Path) -> pytest.Pytester:  # noqa: ARG001 -- its environment is wanted
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.1"))
-    pytester.makeini("[pytest]\nbt_lm = sim/plain\n")
-    return pytester
 
 
 def test_a_wrong_table_is_a_usage_error(project: pytest.Pytester) -> None:

@@ -27,9 +27,8 @@ from harness.optimize.strategy import PAPER_STRATEGIES, parse_strategies
 from harness.report.plan import plan_tables
 from harness.report.table import render
 from harness.train.job import LoraSettings
-from tests.simulated import LOG, SUITE, events
+from tests.simulated import CONFTEST, LOG, SUITE, events
 
-CONFTEST = "from tests import simulated\nsimulated.install()\n"
 SIZES = {"train": 1000, "validation": 500, "test": 1319}
 
 

@@ -8,26 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulated import LOG, SUITE, events
-
-CONFTEST = "from tests import simulated\nsimulated.install()\n"
-
-
-@pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "events.jsonl"
-    monkeypatch.setenv(LOG, str(path))
-    monkeypatch.delenv("BT_LM", raising=False)
-    return path
-
-
-@pytest.fixture
-def project(pytester: pytest.Pytester, log: Path) -> pytest.Pytester:  # noqa: ARG001 -- its environment is wanted
-    """A project with one suite on the simulated LM; its threshold is one that the best strategy meets."""
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.5"))
-    pytester.makeini("[pytest]\nbt_lm = sim/plain\n")
-    return pytester
+from tests.simulated import CONFTEST, SUITE, events
 
 
 def report(project: pytest.Pytester, *options: str) -> dict[str, Any]:

@@ -1,0 +1,39 @@
+"""The recipe's attention and loss against PyTorch's own."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F  # noqa: E402
+
+from recipes.nano.attention import CHUNK, causal, cross_entropy  # noqa: E402
+
+
+@settings(max_examples=15, deadline=None)
+@given(length=st.integers(1, 2 * CHUNK + 5), heads=st.integers(1, 3), seed=st.integers(0, 9))
+def test_attention_and_its_gradients_are_those_of_torch(length: int, heads: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(2, heads, length, 8, generator=draw, requires_grad=True) for _ in range(3)]
+    ours, theirs = causal(*inputs), F.scaled_dot_product_attention(*inputs, is_causal=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    toward = torch.randn(ours.shape, generator=draw)
+    for left, right in zip(
+        torch.autograd.grad(ours, inputs, toward), torch.autograd.grad(theirs, inputs, toward), strict=True
+    ):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [torch.float32, torch.bfloat16])
+def test_the_loss_and_its_gradient_are_those_of_torch(size: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(3)
+    logits = torch.randn(7, 11, generator=draw).to(size).requires_grad_()
+    targets, weights = torch.randint(0, 11, (7,), generator=draw), torch.rand(7, generator=draw)
+    ours = cross_entropy(logits, targets, weights)
+    theirs = (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+    torch.testing.assert_close(ours, theirs)
+    (left,), (right,) = torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits)
+    torch.testing.assert_close(left, right, atol=1e-6 if size == torch.float32 else 1e-2, rtol=1e-2)
