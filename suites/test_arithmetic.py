@@ -73,7 +73,6 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
     data=drawn(problems(), train=150, validation=75, test=150, unique="question"),
     threshold=THRESHOLD,
     settings=SETTINGS,
-    needs="an LM that can read sentences it never saw",
 )
 def test_arithmetic(example, prediction):
     assert prediction == example.number

@@ -85,7 +85,6 @@ def _page(title: str, fact: str, other: str) -> str:
     data=drawn(questions(), train=150, validation=75, test=150, unique="question"),
     threshold=THRESHOLD,
     settings=SETTINGS,
-    needs="an LM that can copy names it never saw",
 )
 def test_two_hop(example, prediction):
     assert prediction.strip(" .") == example.place
