@@ -88,7 +88,7 @@ def test_demos_teach_numeric_classes(model: Model) -> None:
     rng = Random(2024)
     made = [table(rng, 13, features=1, classes=3, held_out=True, options=1.0).episode for _ in range(60)]
     hits = exact(model, made, longest=20)
-    assert sum(hits) / len(hits) > 0.55
+    assert sum(hits) / len(hits) > 0.75
 
 
 def test_without_demos_an_option_is_named(model: Model) -> None:
@@ -98,4 +98,4 @@ def test_without_demos_an_option_is_named(model: Model) -> None:
     found = model.answers([messages(episode)[:-1] for episode in made], sample=True, longest=24)
     options = [episode.reply[-1][1].removeprefix("one of ").split(", ") for episode in made]
     good = [text.split(": ", 1)[-1] in named for text, named in zip(found, options, strict=True)]
-    assert sum(good) / len(good) > 0.4
+    assert sum(good) / len(good) > 0.7
