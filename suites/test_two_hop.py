@@ -11,7 +11,7 @@ from programs.two_hop import answer_two_hop
 
 # How hard it is, in one place: pages beside the two that are needed, whether names may have a second word, and how
 # many of the nouns, sentences and questions below are used.
-OTHERS = 2
+OTHERS = 1
 SECOND_WORDS = False
 NOUNS = 2
 VARIETY = 1
@@ -29,10 +29,10 @@ ENDINGS = [
 
 # noun: how a page says it. The first hop leads from a work to a person, the second from the person to a place.
 PERSONS = {
-    "composer": ("Its composer is {o}.", "The notes came from the composer {o}."),
-    "sculptor": ("Its sculptor is {o}.", "The sculptor {o} carved it."),
-    "architect": ("Its architect is {o}.", "The architect {o} drew the plans."),
-    "gardener": ("Its gardener is {o}.", "The gardener {o} planted it."),
+    "composer": ("The notes came from the composer {o}.", "Its composer is {o}."),
+    "sculptor": ("The sculptor {o} carved it.", "Its sculptor is {o}."),
+    "architect": ("The architect {o} drew the plans.", "Its architect is {o}."),
+    "gardener": ("The gardener {o} planted it.", "Its gardener is {o}."),
 }
 PLACES = {
     "island": ("The island is {o}.", "Their island is named {o}."),
