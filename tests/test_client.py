@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from harness.errors import (
     AuthenticationError,
+    ConnectionFailedError,
     ContextTooLongError,
     HarnessError,
     LMError,
@@ -638,3 +639,28 @@ def test_waits_stay_within_their_limits(attempt: int, asked: float | None, diges
 def test_a_policy_without_sense(limits: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="at least one attempt"):
         RetryPolicy(**limits)  # type: ignore[arg-type]
+
+
+def test_a_dead_server_is_not_waited_for_call_by_call() -> None:
+    """After 20 failed calls in a row each further one is tried once, and all are tried fully again after a success."""
+    alive = False
+
+    async def plan(request: Request, _: int) -> str:
+        if not alive:
+            raise ConnectionFailedError("refused")
+        return request.messages[-1].content
+
+    fake = Fake(plan)
+    with client_of(fake, sleep=Sleeper()) as client:
+        for number in range(25):
+            with pytest.raises(ConnectionFailedError):
+                client.call(request(f"{number}"))
+        usual = fake.tries["0"]
+        assert usual > 1
+        assert [fake.tries[f"{number}"] for number in range(25)] == [usual] * 20 + [1] * 5
+        alive = True
+        client.call(request("back"))
+        alive = False
+        with pytest.raises(ConnectionFailedError):
+            client.call(request("gone again"))
+        assert fake.tries["gone again"] == usual

@@ -37,6 +37,9 @@ Observer = Callable[[Request, Reply | BaseException], None]
 _DRAIN_SECONDS = 0.8
 _SHUTDOWN_SECONDS = 0.4
 _MEMORY_CALLS = 10_000
+_DEAD = 20
+"""After so many failed calls in a row an LM's further calls are tried once each, until one succeeds: a run on a server
+that is gone ends in seconds, not hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class _Slot:
     identity: str
     room: asyncio.Semaphore
     fatal: LMError | None = None
+    failed_in_a_row: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -296,9 +300,11 @@ class Client:
                 if error.fatal:
                     slot.fatal = error
                 wait = self._retry.wait(error, attempt, request.digest)
-                if wait is None:
+                if wait is None or slot.failed_in_a_row >= _DEAD:
+                    slot.failed_in_a_row += 1
                     raise
             else:
+                slot.failed_in_a_row = 0
                 usage = completion.usage
                 self._count(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
                 return completion

@@ -23,13 +23,15 @@ if [ ! -x "$environment/bin/python" ]; then
     "$environment/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 fi
 
+# Without chunked prefill, since vLLM 0.32.0 for CPUs dies when it reads the prompt of a seeded request in parts.
 (
     cd "$work"
     VLLM_ALLOW_RUNTIME_LORA_UPDATING=True VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 HF_HUB_OFFLINE=1 \
         exec "$environment/bin/python" -m vllm.entrypoints.openai.api_server \
         --host 127.0.0.1 --port "$port" --model "$model" --served-model-name nano \
         --enable-lora --max-lora-rank 32 --max-loras 4 \
-        --dtype float32 --enforce-eager --max-model-len 2048 >"$work/server.log" 2>&1
+        --dtype float32 --enforce-eager --max-model-len 2048 \
+        --no-enable-chunked-prefill --max-num-batched-tokens 16384 >"$work/server.log" 2>&1
 ) &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
