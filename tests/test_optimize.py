@@ -148,6 +148,13 @@ def test_examples_without_a_passing_trace_are_tried_again_and_hotter() -> None:
     ]
 
 
+def test_the_last_tries_are_twice_as_hot() -> None:
+    evaluator = FakeEvaluator({"a": [[0.0] * 8]})  # type: ignore[list-item]
+    bench: Any = FakeBench(evaluator, settings=Settings(rollouts=8, rollout_temperature=0.9))
+    bootstrap(state("a"), [Example({"n": 0})], bench, "t")
+    assert [heat for *_, heat in evaluator.asked] == [0.0, *[0.9] * 5, 1.8, 1.8]
+
+
 @given(st.integers(0, 6), st.integers(1, 8), st.integers(0, 3))
 def test_drawn_demos_are_a_subset_of_each_modules_own(most: int, size: int, seed: int) -> None:
     pool = {name: [Demo({"x": f"{name}{n}"}, {}) for n in range(size)] for name in ("a", "b")}

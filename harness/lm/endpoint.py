@@ -217,6 +217,9 @@ class EndpointProvider:
             "max_retries": 0,
             "drop_params": True,
         }
+        if self._prefix == "anthropic":
+            # It takes no more; other LMs take 2.
+            arguments["temperature"] = min(1.0, sampling.temperature)
         if sampling.top_p != 1:
             # Some LMs refuse temperature and top_p together.
             arguments["top_p"] = sampling.top_p

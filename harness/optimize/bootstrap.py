@@ -15,6 +15,10 @@ from harness.state import State
 __all__ = ["Bootstrap", "bootstrap"]
 
 
+_HOTTER_FROM = 6
+"""The rollout from which on, counted from 0, the temperature is doubled."""
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """The passing runs, one per example at most, in the order of the examples, and how many examples were tried."""
@@ -34,7 +38,8 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
     """Run ``state`` on the examples until each has a passing trace or has had ``rollouts`` tries.
 
     The first try is the program as it is. Later ones sample hotter, since a greedy LM repeats itself and an LM
-    that prefers one answer would yield traces of that answer alone. Where the bench has a teacher, it runs in the
+    that prefers one answer would yield traces of that answer alone; from the seventh on twice as hot, for answers that
+    the LM hardly ever gives. Where the bench has a teacher, it runs in the
     program's place, with the original prompts.
     """
     settings = bench.settings
@@ -50,8 +55,10 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
                 break
             sampling, ahead = settings.sampling, 0
             if rollout:
-                ahead = settings.rollouts - 1 - rollout
-                sampling = replace(sampling, temperature=max(sampling.temperature, settings.rollout_temperature))
+                late = rollout >= _HOTTER_FROM
+                ahead = (settings.rollouts if late else min(_HOTTER_FROM, settings.rollouts)) - 1 - rollout
+                hot = settings.rollout_temperature * (2 if late else 1)
+                sampling = replace(sampling, temperature=max(sampling.temperature, hot))
             tried = [examples[place] for place in missing]
             runs = bench.evaluator.run(state, tried, task=words, sampling=sampling, rollout=rollout, ahead=ahead)
             spend += spend_of(runs)

@@ -23,9 +23,10 @@ class Settings:
     ``candidates`` demo subsets are drawn beside the zero-demo prompt, each with at most ``demos`` demos per module.
     ``prompt_train`` and ``prompt_validation`` are the examples that prompt optimization draws from the training
     split. An example without a passing trace is run up to ``rollouts`` times, from the second on at
-    ``rollout_temperature``. A trace passes with a score of at least ``passing`` (the paper's λ). With ``constrain``
-    a local LM chooses among the replies of a module whose output is a ``Literal``, an ``Enum`` or ``bool``. With
-    ``structured`` an LM that can be held to a JSON schema replies with a JSON object; others go on replying with text.
+    ``rollout_temperature``, from the seventh on at twice that. A trace passes with a score of at least ``passing``
+    (the paper's λ). With ``constrain`` a local LM chooses among the replies of a module whose output is a
+    ``Literal``, an ``Enum`` or ``bool``. With ``structured`` an LM that can be held to a JSON schema replies with a
+    JSON object; others go on replying with text.
     """
 
     candidates: int = 12
