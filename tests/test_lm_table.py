@@ -137,6 +137,7 @@ def test_a_wrong_table_is_a_usage_error(project: pytest.Pytester) -> None:
 
 
 def test_a_teacher_gives_the_traces_and_the_student_the_scores(project: pytest.Pytester, log: Path) -> None:
+    project.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.1"))
     options = ["--bt-optimize", "--bt-strategies", "p -> w", "--bt-json", "report.json"]
     project.runpytest(*options, "--bt-teacher", "sim/teacher").assert_outcomes(passed=3)
     (suite,) = json.loads((project.path / "report.json").read_text())["suites"]

@@ -50,10 +50,11 @@ def test_each_strategy_is_an_item_and_best_is_the_gate(project: pytest.Pytester)
 
 
 def test_without_options_the_untuned_program_is_gated(project: pytest.Pytester, log: Path) -> None:
+    project.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.9"))
     result = project.runpytest("-v")
     result.assert_outcomes(failed=1)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*::test_parity FAILED*", "parity ?vanilla? scores * under the threshold of 50.0*"])
+    result.stdout.fnmatch_lines(["*::test_parity FAILED*", "parity ?vanilla? scores * under the threshold of 90.0*"])
     result.stdout.fnmatch_lines(["*inputs*number: 2*", "*prediction*", "*feedback*assert *"])
     assert len(events(log, "call")) == 25
 
