@@ -54,7 +54,8 @@ def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Pro
     count, values = tokens.number_values(tokenizer)
     torch.manual_seed(settings.seed)
     net = Net(Shape(count, len(values), width=settings.width, layers=settings.layers), values)
-    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON))
+    ends = [tokens.token_id(tokenizer, token) for token in tokens.ENDS]
+    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON), ends)
     net.to(settings.device)
     return net, Optimizer(net), Progress()
 
@@ -89,7 +90,6 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         say(f"resumed at step {progress.step}")
     else:
         net, optimizer, progress = fresh(tokenizer_path, settings)
-    optimizer.matrix_rate, optimizer.other_rate = settings.matrix_rate, settings.other_rate
     tokenizer = tokens.load(tokenizer_path)
     values = tokens.number_values(tokenizer)[1]
     began, before, first = time.monotonic(), progress.seconds, progress.tokens
@@ -101,7 +101,8 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         batch = make(tokenizer, settings.seed, progress.step, stage, settings.budget)
         loss, hits = loss_and_hits(net, batch, settings)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(rate(progress.step, settings))
+        factor = rate(progress.step, settings)
+        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate)
         progress.step += 1
         progress.tokens += batch.ids.size
         progress.losses.append(round(loss.item(), 4))
