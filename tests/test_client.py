@@ -642,7 +642,7 @@ def test_a_policy_without_sense(limits: dict[str, float]) -> None:
 
 
 def test_a_dead_server_is_not_waited_for_call_by_call() -> None:
-    """After 20 failed calls in a row each further one is tried once, and all are tried fully again after a success."""
+    """After 20 unanswered calls in a row each further one is tried once, and all are tried fully after an answer."""
     alive = False
 
     async def plan(request: Request, _: int) -> str:
@@ -664,3 +664,19 @@ def test_a_dead_server_is_not_waited_for_call_by_call() -> None:
         with pytest.raises(ConnectionFailedError):
             client.call(request("gone again"))
         assert fake.tries["gone again"] == usual
+
+
+def test_a_server_that_refuses_is_not_dead() -> None:
+    """Answers of any kind keep a server alive: one refusal among the silence, or nothing but refusals."""
+
+    async def plan(request: Request, _: int) -> str:
+        number = int(request.messages[-1].content)
+        raise OverloadedError("busy") if number >= 50 or number % 15 == 14 else ConnectionFailedError("refused")
+
+    fake = Fake(plan)
+    with client_of(fake, sleep=Sleeper()) as client:
+        for number in range(75):
+            with pytest.raises(LMError):
+                client.call(request(f"{number}"))
+    assert len(set(fake.tries.values())) == 1
+    assert fake.tries["0"] > 1

@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from harness.errors import HarnessError, LMError
+from harness.errors import ConnectionFailedError, HarnessError, LMError, LMTimeoutError
 from harness.lm.request import Completion, Provider, ProviderFactory, Reply, Request, StructuredProvider, digest_of
 from harness.lm.retry import RetryPolicy
 
@@ -38,8 +38,8 @@ _DRAIN_SECONDS = 0.8
 _SHUTDOWN_SECONDS = 0.4
 _MEMORY_CALLS = 10_000
 _DEAD = 20
-"""After so many failed calls in a row an LM's further calls are tried once each, until one succeeds: a run on a server
-that is gone ends in seconds, not hours."""
+"""After so many calls in a row that nobody answered an LM's further calls are tried once each, until an answer comes,
+a refusal included: a run on a server that is gone ends in seconds, not hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class _Slot:
     identity: str
     room: asyncio.Semaphore
     fatal: LMError | None = None
-    failed_in_a_row: int = 0
+    unanswered: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -300,11 +300,13 @@ class Client:
                 if error.fatal:
                     slot.fatal = error
                 wait = self._retry.wait(error, attempt, request.digest)
-                if wait is None or slot.failed_in_a_row >= _DEAD:
-                    slot.failed_in_a_row += 1
+                silent = isinstance(error, ConnectionFailedError | LMTimeoutError)
+                slot.unanswered = slot.unanswered if silent else 0
+                if wait is None or slot.unanswered >= _DEAD:
+                    slot.unanswered += silent
                     raise
             else:
-                slot.failed_in_a_row = 0
+                slot.unanswered = 0
                 usage = completion.usage
                 self._count(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
                 return completion
