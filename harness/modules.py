@@ -91,7 +91,7 @@ class _Call:
             possible_replies(signature) if sampling.constrain and not structured else (),
             reply_schema(signature) if structured else "",
             # What later calls of a run ask depends on what the first was answered.
-            context.ahead if not self._recorder.trace.calls else 0,
+            context.ahead if context.ahead and not self._recorder.trace.calls else 0,
         )
         repeat = self._recorder.repeat(request)
         if repeat:  # far from every rollout's index, so that a repeated question is a sample of its own

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -144,7 +145,11 @@ class EndpointProvider:
     def takes_schema(self) -> bool:
         """Whether replies can be held to a JSON schema, as the endpoint's settings or litellm's list of models say."""
         said = self._endpoint.json_schema
-        return said if said is not None else bool(load_litellm().supports_response_schema(model=self._model))
+        return said if said is not None else self._listed_for_schemas
+
+    @cached_property
+    def _listed_for_schemas(self) -> bool:
+        return bool(load_litellm().supports_response_schema(model=self._model))
 
     def _model_for(self, request: Request) -> str:
         """The model string to send, which names the tuned weights where the endpoint can run them."""
@@ -227,7 +232,7 @@ class EndpointProvider:
             arguments["stop"] = list(sampling.stop)
         if sampling.temperature > 0:
             arguments["seed"] = request.sampling_seed
-            if (count := min(request.ahead + 1, settings.samples)) > 1 and self._takes_samples():
+            if (count := min(request.ahead + 1, settings.samples)) > 1 and self._takes_samples:
                 arguments["n"] = count
         if request.schema:
             schema = {"name": "reply", "schema": json.loads(request.schema), "strict": True}
@@ -242,6 +247,7 @@ class EndpointProvider:
             arguments["api_key"] = "none"
         return arguments
 
+    @cached_property
     def _takes_samples(self) -> bool:
         known = self._litellm.get_supported_openai_params(model=self._model)
         return "n" in (known or ())
