@@ -1,4 +1,4 @@
-"""What the default LoRA settings rest on: generated tables of measurements, none of them a suite's.
+"""LoRA by learning rate and number of steps, on generated tables of measurements, none of them a suite's.
 
 ``python benchmarks/lora_settings.py [TABLES]``: for each table the embedded LM is tuned on 50 gold zero-shot rows
 and asked for 60 others. One line for each learning rate and number of steps, with the mean over tables.

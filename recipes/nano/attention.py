@@ -1,7 +1,7 @@
 """Causal attention and cross-entropy as CPUs like them: a few large matrix products instead of fused kernels.
 
-For rows of a few hundred tokens and small heads, the backward pass of PyTorch's fused CPU attention takes several times as
-long as plain matrix products in bfloat16, and its log-softmax over a vocabulary twice as long as the passes below.
+For rows of a few hundred tokens and small heads, the backward pass of PyTorch's fused CPU attention takes several times
+as long as plain matrix products in bfloat16, and its log-softmax over a vocabulary twice as long as the passes below.
 """
 
 from __future__ import annotations
