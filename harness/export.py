@@ -131,7 +131,7 @@ def _prompts(tuned: TunedFile) -> Iterator[tuple[str, dict[str, Any]]]:
     modules = _modules(tuned.program)
     for name, module in modules.items():
         prompt = tuned.state.prompt(name)
-        structured = tuned.sampling.structured and not tuned.state.lm.model.startswith("local/")
+        structured = tuned.sampling.structured
         turns = [("system", system_text(module.signature, prompt.instruction, structured=structured))]
         for demo in prompt.demos:
             turns += [(turn.role, turn.content) for turn in demo_turns(module.signature, demo, structured=structured)]

@@ -283,14 +283,17 @@ class Session:
             for split in (result.validation, result.test)
             if split is not None
         }
+        state, sampling, runtime = State.from_json(result.state), self.options.settings(suite.settings).sampling, self._opened()
+        # What was done, not what was asked for: whoever reads the file does not know this project's LM table.
+        structured = sampling.structured and runtime.client.takes_schema(state.lm.model)
         tuned = TunedFile(
             program=program_name(suite.program),
             strategy=result.strategy,
-            state=State.from_json(result.state),
-            sampling=self.options.settings(suite.settings).sampling,
+            state=state,
+            sampling=replace(sampling, structured=structured),
             scores={**scores, "seed": result.seed},
         )
-        save_tuned(path, tuned, self._opened().adapters)
+        save_tuned(path, tuned, runtime.adapters)
         return path
 
     # What items share

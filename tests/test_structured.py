@@ -178,3 +178,21 @@ def test_a_suite_asks_for_it_by_a_setting(pytester: pytest.Pytester, server: Htt
     result = pytester.runpytest("--bt-lm=openai/m", f"--bt-store={pytester.path / 'store'}")
     result.assert_outcomes(passed=1)
     assert len(server.requests) == 25
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_saved_program_says_how_its_lm_replied(pytester: pytest.Pytester, server: HttpLM, able: bool) -> None:
+    def answer(body: Body) -> str:
+        assert ("response_format" in body) == able
+        return json.dumps({"answer": "odd"}) if able else "answer: odd"
+
+    server.answer = answer
+    suite = SUITE.replace("THRESHOLD", "0.1").replace("settings=dict(", "settings=dict(structured=True, ")
+    pytester.makepyfile(test_parity=suite)
+    (pytester.path / "pyproject.toml").write_text(
+        f'[tool.bt-harness.lm."openai/*"]\nbase_url = "{server.base_url}"\njson_schema = {str(able).lower()}\n'
+    )
+    store = f"--bt-store={pytester.path / 'store'}"
+    chosen = ("--bt-optimize", "--bt-strategies=p", "--bt-save=tuned", "--bt-lm=openai/m", store)
+    pytester.runpytest(*chosen).assert_outcomes(passed=3)
+    assert json.loads((pytester.path / "tuned" / "parity.json").read_text())["sampling"]["structured"] is able
