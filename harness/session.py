@@ -283,7 +283,8 @@ class Session:
             for split in (result.validation, result.test)
             if split is not None
         }
-        state, sampling, runtime = State.from_json(result.state), self.options.settings(suite.settings).sampling, self._opened()
+        state, runtime = State.from_json(result.state), self._opened()
+        sampling = self.options.settings(suite.settings).sampling
         # What was done, not what was asked for: whoever reads the file does not know this project's LM table.
         structured = sampling.structured and runtime.client.takes_schema(state.lm.model)
         tuned = TunedFile(
