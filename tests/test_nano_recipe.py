@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from recipes.nano import checkpoint, passages, tokens, words  # noqa: E402
 from recipes.nano.arithmetic import HELD_OUT, drills, problem, word_problems  # noqa: E402
-from recipes.nano.batches import encode, make  # noqa: E402
+from recipes.nano.batches import encode, even, make  # noqa: E402
 from recipes.nano.episode import Episode, messages, pieces, system_text  # noqa: E402
 from recipes.nano.evaluate import nearest, share  # noqa: E402
 from recipes.nano.export import write_model  # noqa: E402
@@ -23,7 +23,8 @@ from recipes.nano.mixture import STAGES, draw  # noqa: E402
 from recipes.nano.net import Net, Shape  # noqa: E402
 from recipes.nano.numeric import table  # noqa: E402
 from recipes.nano.symbolic import categorical, copying, typed  # noqa: E402
-from recipes.nano.train import Settings, run  # noqa: E402
+from recipes.nano.train import Settings, fresh, run  # noqa: E402
+from recipes.nano.wiring import held  # noqa: E402
 
 FORBIDDEN = re.compile(
     r"iris|petal|sepal|setosa|versicolor|virginica|wine|cultivar|alcohol|malic|flavan|proline|malignant|benign|"
@@ -235,6 +236,48 @@ def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_pa
     assert resumed.losses == at_once.losses
     once, twice = (checkpoint.load(tmp_path / name)[0].state_dict() for name in ("once", "twice"))
     assert all(torch.equal(once[name], twice[name]) for name in once)
+    before = fresh(tokenizer_path, settings_for(20))[0].state_dict()
+    for name, mask in held(checkpoint.load(tmp_path / "once")[0].shape).items():
+        mask = mask.expand_as(before[name])
+        assert torch.equal(once[name][mask], before[name][mask]), name
+        assert not torch.equal(once[name][~mask], before[name][~mask]), name
+
+
+def test_wired_heads_find_the_demo_with_the_same_word(tokenizer_path: Path) -> None:
+    """Before any training, the probability of the class that a word meant in the demos rises where it is asked for."""
+    net = fresh(tokenizer_path, Settings(steps=1))[0]
+    tokenizer, rng, better = tokens.load(tokenizer_path), Random(13), []
+    while len(better) < 100:
+        episode = categorical(rng, 9, easy=True)
+        values = [str(turn.inputs[0][1]) for turn in episode.turns]
+        labels = [str(turn.outputs[0][1]) for turn in episode.turns]
+        meant = dict(zip(values[:-1], labels[:-1], strict=True)).get(values[-1])
+        others = set(labels) - {meant}
+        if len(episode.turns[0].inputs) > 1 or meant is None or not others:
+            continue
+        ids, _, starts = encode(tokenizer, episode)
+        with torch.no_grad():
+            logits = net(torch.tensor([ids[: starts[-1]]]))[-1]
+        first = {label: logits[tokenizer.encode(label).ids[0]] for label in {meant, *others}}
+        better.append(all(first[meant] > first[other] for other in others))
+    assert sum(better) / len(better) > 0.5
+
+
+def test_an_answer_that_nothing_tells_is_taught_evenly() -> None:
+    rng = Random(15)
+    for _ in range(100):
+        episode = draw(rng, STAGES[2], 128)
+        made = even(rng, episode)
+        answers = [str(one.turns[0].outputs[-1][1]) for one in made]
+        if episode.kind.startswith(("numeric", "categorical")):
+            assert sorted(answers) == sorted(episode.reply[-1][1].removeprefix("one of ").split(", "))
+        else:
+            assert made == [episode]
+        assert {(one.instruction, one.turns[0].inputs) for one in made} == {
+            (episode.instruction, episode.turns[0].inputs)
+        }
+    told = table(rng, 4, features=1).episode
+    assert even(rng, told) == [told]
 
 
 def test_intervals_hold_the_share() -> None:
