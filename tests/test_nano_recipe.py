@@ -24,7 +24,7 @@ from recipes.nano.net import Net, Shape  # noqa: E402
 from recipes.nano.numeric import table  # noqa: E402
 from recipes.nano.symbolic import categorical, copying, typed  # noqa: E402
 from recipes.nano.train import Settings, fresh, run  # noqa: E402
-from recipes.nano.wiring import held  # noqa: E402
+from recipes.nano.wiring import LATER, held  # noqa: E402
 
 FORBIDDEN = re.compile(
     r"iris|petal|sepal|setosa|versicolor|virginica|wine|cultivar|alcohol|malic|flavan|proline|malignant|benign|"
@@ -192,13 +192,14 @@ def test_batches_repeat(tokenizer_path: Path) -> None:
     assert one.ids.shape != other.ids.shape or (one.ids != other.ids).any()
 
 
-def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("heads", [2, 3])
+def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: Path, heads: int) -> None:
     from transformers import AutoModelForCausalLM
 
     tokenizer = tokens.load(tokenizer_path)
     first, values = tokens.number_values(tokenizer)
     torch.manual_seed(1)
-    net = Net(Shape(first, len(values), width=64, layers=2, heads=2, inner=96), values)
+    net = Net(Shape(first, len(values), width=64, layers=2, heads=heads, inner=96), values)
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(torch.randn_like(weight) * 0.02)
@@ -211,7 +212,7 @@ def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: P
 
 def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_path: Path) -> None:
     def settings_for(every: int) -> Settings:
-        return Settings(steps=20, budget=768, layers=3, every=every, matrix_rate=0.04, other_rate=0.01)
+        return Settings(steps=20, budget=768, layers=3, hold=0.5, every=every, matrix_rate=0.04, other_rate=0.01)
 
     def quiet(_: str) -> None:
         return None
@@ -232,15 +233,17 @@ def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_pa
         patch.setattr(checkpoint, "save", save_and_stop)
         with pytest.raises(Stopped):
             run(tmp_path / "twice", tokenizer_path, settings_for(10), quiet)
+    before, half = fresh(tokenizer_path, settings_for(20))[0], checkpoint.load(tmp_path / "twice")[0]
     resumed = run(tmp_path / "twice", tokenizer_path, settings_for(10), quiet)
     assert resumed.losses == at_once.losses
     once, twice = (checkpoint.load(tmp_path / name)[0].state_dict() for name in ("once", "twice"))
     assert all(torch.equal(once[name], twice[name]) for name in once)
-    before = fresh(tokenizer_path, settings_for(20))[0].state_dict()
-    for name, mask in held(checkpoint.load(tmp_path / "once")[0].shape).items():
-        mask = mask.expand_as(before[name])
-        assert torch.equal(once[name][mask], before[name][mask]), name
-        assert not torch.equal(once[name][~mask], before[name][~mask]), name
+    for name, mask in held(before.shape).items():
+        first, middle = (dict(net.named_parameters())[name] for net in (before, half))
+        mask = mask.expand_as(first)
+        assert torch.equal(middle[mask], first[mask]), name
+        assert not torch.equal(middle[~mask], first[~mask]), name
+        assert torch.equal(once[name][mask], first[mask]) == (name not in LATER), name
 
 
 def test_wired_heads_find_the_demo_with_the_same_word(tokenizer_path: Path) -> None:

@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--tokens", type=int, default=4096, help="tokens of one step")
     train.add_argument("--decay", type=float, default=0.9, help="share of the steps with a falling learning rate")
+    train.add_argument("--hold", type=float, default=0.6, help="share of the steps for which wired circuits are held")
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--every", type=int, default=200, help="steps between checkpoints")
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.seed,
             chosen.tokens,
             chosen.decay,
+            chosen.hold,
             chosen.device,
             chosen.threads,
             chosen.every,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.nano.net import Net
-from recipes.nano.wiring import held
+from recipes.nano.wiring import LATER, held
 
 
 def orthogonalized(update: Tensor) -> Tensor:
@@ -30,8 +30,8 @@ class Optimizer:
 
     Matrices that write to the residual stream move slowly, in proportion to the small embeddings they add to; otherwise
     the stream outgrows the embeddings within a few hundred steps and what tells words apart drowns. The wired circuits
-    stay as they are: left free, they are overwritten within a few hundred steps by what lowers the loss
-    of every task a little, such as naming any of the options.
+    stay as they are as long as they are held: left free from the start, they are overwritten within a few hundred steps
+    by what lowers the loss of every task a little, such as naming any of the options.
     """
 
     net: Net
@@ -57,14 +57,17 @@ class Optimizer:
         return self.state[name]
 
     @torch.no_grad()
-    def step(self, matrix_rate: float, other_rate: float) -> None:
-        """Apply the gradients with the learning rates of the matrices and of all else, and clear them."""
+    def step(self, matrix_rate: float, other_rate: float, hold: bool = True) -> None:
+        """Apply the gradients with the learning rates of the matrices and of all else, and clear them.
+
+        Without ``hold`` only layer 0 and the marks stay as they were wired.
+        """
         self.steps += 1
         for name, weight in self.net.named_parameters():
             grad = weight.grad
             if grad is None:
                 continue
-            held = self.held.get(name)
+            held = self.held.get(name) if hold or name not in LATER else None
             kept = weight.clone() if held is not None else weight
             if name.startswith("blocks") and weight.ndim == 2:
                 momentum = self._slot("momentum." + name, weight)

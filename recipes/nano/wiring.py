@@ -34,6 +34,10 @@ WIRED = 2 + len(DISTANCES)
 """How many heads of layer 0 look at fixed places."""
 
 
+LATER = ("blocks.1.qkv", "blocks.1.out", "blocks.2.qkv")
+"""What is held only until it has come into use."""
+
+
 def held(shape: Shape) -> dict[str, Tensor]:
     """What training must leave as it is: for each such parameter a mask that broadcasts to it.
 
