@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn.functional import pad
 
 from recipes.nano import checkpoint, curve, tokens
 from recipes.nano.episode import ASSISTANT, END, PAD, SYSTEM, USER
-from recipes.nano.net import Block, Net, Shape
+from recipes.nano.net import Block, Net
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -28,11 +27,6 @@ CHAT_TEMPLATE = (
 )
 
 
-def whole_heads(shape: Shape) -> int:
-    """The number of heads of an export: transformers wants one that divides the width, so silent heads fill up."""
-    return next(heads for heads in range(shape.heads, shape.width + 1) if shape.width % heads == 0)
-
-
 def llama_config(net: Net, tokenizer: Tokenizer) -> dict[str, object]:
     """The network's sizes as a ``LlamaForCausalLM`` configuration."""
     shape = net.shape
@@ -42,8 +36,8 @@ def llama_config(net: Net, tokenizer: Tokenizer) -> dict[str, object]:
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
-        "num_attention_heads": whole_heads(shape),
-        "num_key_value_heads": whole_heads(shape),
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
         "head_dim": shape.head,
         "intermediate_size": shape.inner,
         "hidden_act": "silu",
@@ -64,17 +58,16 @@ def llama_config(net: Net, tokenizer: Tokenizer) -> dict[str, object]:
 def llama_weights(net: Net) -> dict[str, Tensor]:
     """The weights under the names that ``LlamaForCausalLM`` gives them; the output matrix is the embedding."""
     found = {"model.embed_tokens.weight": net.embedding(), "model.norm.weight": net.norm}
-    silent = (whole_heads(net.shape) - net.shape.heads) * net.shape.head
     for index, block in enumerate(net.blocks):
         assert isinstance(block, Block)
         prefix = f"model.layers.{index}."
-        query, key, value = (pad(part, (0, 0, 0, silent)) for part in block.qkv.chunk(3))
+        query, key, value = block.qkv.chunk(3)
         gate, up = block.gate_up.chunk(2)
         found |= {
             prefix + "self_attn.q_proj.weight": query,
             prefix + "self_attn.k_proj.weight": key,
             prefix + "self_attn.v_proj.weight": value,
-            prefix + "self_attn.o_proj.weight": pad(block.out, (0, silent)),
+            prefix + "self_attn.o_proj.weight": block.out,
             prefix + "mlp.gate_proj.weight": gate,
             prefix + "mlp.up_proj.weight": up,
             prefix + "mlp.down_proj.weight": block.down,

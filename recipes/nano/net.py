@@ -25,7 +25,7 @@ class Shape:
     numbers: int
     width: int = 192
     layers: int = 5
-    heads: int = 10
+    heads: int = 8
     head: int = 32
     inner: int = 448
     theta: float = 1e6

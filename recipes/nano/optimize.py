@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.nano.net import Net
-from recipes.nano.wiring import LATER, held
+from recipes.nano.wiring import WIRED
 
 
 def orthogonalized(update: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ class Optimizer:
     """One step at a time over all parameters of a network; ``state`` is what a checkpoint must keep.
 
     Matrices that write to the residual stream move slowly, in proportion to the small embeddings they add to; otherwise
-    the stream outgrows the embeddings within a few hundred steps and what tells words apart drowns. The wired circuits
-    stay as they are as long as they are held: left free from the start, they are overwritten within a few hundred steps
-    by what lowers the loss of every task a little, such as naming any of the options.
+    the stream outgrows the embeddings within a few hundred steps and what tells words apart drowns. The places that
+    layer 0 looks at are wired and stay as they are: left free, all heads but one forget them, and with them
+    all measured features but the nearest.
     """
 
     net: Net
@@ -40,10 +40,6 @@ class Optimizer:
     decay: float = 0.01
     state: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
-    held: dict[str, Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.held = {name: mask.to(self.net.words.device) for name, mask in held(self.net.shape).items()}
 
     def _parts(self, name: str) -> int:
         return 3 if name.endswith("qkv") else 2 if name.endswith("gate_up") else 1
@@ -51,24 +47,30 @@ class Optimizer:
     def _share(self, name: str) -> float:
         return self.write_share if name.endswith(("out", "down")) else 1.0
 
+    def _held(self, name: str) -> slice | tuple[slice, slice] | Tensor | None:
+        """The part of a parameter that never changes: where layer 0 looks, and the marks it looks for."""
+        if name == "blocks.0.qkv":
+            one, every = WIRED * self.net.shape.head, self.net.shape.heads * self.net.shape.head
+            return torch.cat([torch.arange(one), torch.arange(every, every + one)]).to(self.net.words.device)
+        if name in ("words", "number_map", "number_rest"):
+            return slice(None), slice(0, 2)
+        return slice(0, 2) if name == "blocks.0.norm_attention" else None
+
     def _slot(self, name: str, like: nn.Parameter) -> Tensor:
         if name not in self.state:
             self.state[name] = torch.zeros_like(like)
         return self.state[name]
 
     @torch.no_grad()
-    def step(self, matrix_rate: float, other_rate: float, hold: bool = True) -> None:
-        """Apply the gradients with the learning rates of the matrices and of all else, and clear them.
-
-        Without ``hold`` only layer 0 and the marks stay as they were wired.
-        """
+    def step(self, matrix_rate: float, other_rate: float) -> None:
+        """Apply the gradients with the learning rates of the matrices and of all else, and clear them."""
         self.steps += 1
         for name, weight in self.net.named_parameters():
             grad = weight.grad
             if grad is None:
                 continue
-            held = self.held.get(name) if hold or name not in LATER else None
-            kept = weight.clone() if held is not None else weight
+            held = self._held(name)
+            kept = weight[held].clone() if held is not None else None
             if name.startswith("blocks") and weight.ndim == 2:
                 momentum = self._slot("momentum." + name, weight)
                 momentum.lerp_(grad, 0.05)
@@ -83,6 +85,6 @@ class Optimizer:
                 rate = other_rate * (self.rest_share if name == "number_rest" else 1.0)
                 correction = (1 - 0.95**self.steps) ** 0.5 / (1 - 0.9**self.steps)
                 weight.addcdiv_(mean, square.sqrt().add_(1e-8), value=-rate * correction)
-            if held is not None:
-                weight.copy_(torch.where(held, kept, weight))
+            if kept is not None:
+                weight[held] = kept
             weight.grad = None

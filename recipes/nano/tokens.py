@@ -50,8 +50,6 @@ PATTERN = (
 MERGED = 1150
 COLON = ":\u0120"
 """The token between a field's name and its value, as the vocabulary writes it."""
-ENDS = ["\u010a", END]
-"""The tokens that may follow a field's value."""
 
 
 def _common() -> list[str]:

@@ -1,7 +1,7 @@
 """The words that episodes are made of: common words, measured quantities, invented words and names.
 
-Everything comes in two disjoint parts: what training may use and what only the evaluation uses. Invented words of
-the evaluation have beginnings that no invented word of training has; real words are split by list.
+Everything comes in two disjoint halves: what training may use and what only the evaluation uses. Invented words of
+the evaluation begin with onsets that training never puts at the start of a word; real words are split by list.
 """
 
 from __future__ import annotations
@@ -18,15 +18,8 @@ def listed(text: str) -> list[str]:
     return text.split()
 
 
-ONSETS = listed("b bl br c ch cr d dr f fl fr g gl gr h j k kl l m n p pl pr qu r s sh sk sp st t th tr v w y z")
-HELD_OUT_BEGINNINGS = listed(
-    """
-    bla ble bli blo cra cre cri cro gla gli glo glu ska ske sko sku ba bro cho de dri fi fle go gri ha ju ka kle le
-    mi no plo pra qua ra se sha spe stu ti tro vo wu yo za
-    """
-)
-NEVER = frozenset(listed("iris petal sepal setosa wine malic proline benign weng hotpot"))
-"""Words of real data sets, which chance must not spell."""
+ONSETS = listed("b br c ch d dr f fl fr g gr h j k kl l m n p pl pr qu r s sh sp st t th tr v w y z")
+HELD_OUT_ONSETS = listed("gl sk bl cr")
 VOWELS = listed("a e i o u a e i o ai ea ia ou")
 CODAS = ["", "", "", "n", "r", "l", "s", "m", "th", "nd", "rk", "x", "t", "ck", "st"]
 
@@ -154,14 +147,12 @@ FUNCTION_WORDS = listed(
 
 
 def syllables(rng: Random, low: int = 1, high: int = 3, held_out: bool = False) -> str:
-    """A pronounceable word of ``low`` to ``high`` syllables; the held-out ones have their own beginnings."""
-    while True:
-        parts = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.randint(low, high))]
-        word = "".join(parts)
-        if len(word) < 3:
-            word += rng.choice("nrx")
-        if word.startswith(tuple(HELD_OUT_BEGINNINGS)) == held_out and word not in NEVER:
-            return word
+    """A pronounceable word of ``low`` to ``high`` syllables; the held-out ones begin with their own onsets."""
+    parts = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.randint(low, high))]
+    if held_out:
+        parts[0] = rng.choice(HELD_OUT_ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
+    word = "".join(parts)
+    return word if len(word) > 2 else word + rng.choice("nrx")
 
 
 def scrambled(rng: Random) -> str:
@@ -182,7 +173,7 @@ def scrambled(rng: Random) -> str:
 def invented(rng: Random, low: int = 1, high: int = 3, held_out: bool = False) -> str:
     """A word that no dictionary has: pronounceable syllables, ``low`` to ``high`` of them, or scrambled letters."""
     if not held_out and rng.random() < 0.35:
-        while (word := scrambled(rng)).startswith(tuple(HELD_OUT_BEGINNINGS)) or word in {*HELD_OUT_COMMON, *NEVER}:
+        while (word := scrambled(rng)).startswith(tuple(HELD_OUT_ONSETS)) or word in HELD_OUT_COMMON:
             pass
         return word
     return syllables(rng, low, high, held_out)
