@@ -1,12 +1,20 @@
-"""A project with one suite on the simulated LM, as most tests of the plugin need it."""
+"""What tests share: Ctrl-C that works, and a project with one suite on the simulated LM."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.simulated import CONFTEST, LOG, SUITE
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start: background jobs of a shell without job control ignore it, and
+    so do their children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

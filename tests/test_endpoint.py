@@ -29,7 +29,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.lm.client import Client
-from harness.lm.endpoint import Endpoint, EndpointProvider
+from harness.lm.endpoint import Endpoint, EndpointProvider, load_litellm
 from harness.lm.failures import redacted, retry_after_seconds
 from harness.lm.providers import check_model, make_provider_factory, register
 from harness.lm.request import LMRef, Message, Request, Sampling
@@ -389,3 +389,9 @@ def test_a_provider_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for taken in ("local", "two words", "", "a/b"):
         with pytest.raises(UsageError, match="cannot be named"):
             register(taken, lambda *_: made)
+
+
+def test_litellm_logs_through_pythons_logging_alone() -> None:
+    """A handler of its own would fail on a stderr that was closed since, and print keys in doing so."""
+    load_litellm()
+    assert not any(logging.getLogger(name).handlers for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"))

@@ -91,9 +91,12 @@ def load_litellm() -> Any:
 
     litellm.suppress_debug_info = True
     litellm.telemetry = False
-    logger = logging.getLogger("LiteLLM")
-    if _without_keys not in logger.filters:
-        logger.addFilter(_without_keys)
+    for logger in (logging.getLogger(name) for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")):
+        # They write to what was stderr at import. Once that is closed, as pytest does, logging reports so on the
+        # present stderr, with the whole chain of exceptions and whatever key a server repeated in one of them.
+        logger.handlers.clear()
+        if _without_keys not in logger.filters:
+            logger.addFilter(_without_keys)
     return litellm
 
 
