@@ -395,3 +395,14 @@ def test_litellm_logs_through_pythons_logging_alone() -> None:
     """A handler of its own would fail on a stderr that was closed since, and print keys in doing so."""
     load_litellm()
     assert not any(logging.getLogger(name).handlers for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"))
+
+
+def test_a_logged_traceback_holds_no_key(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("SOME_API_KEY", KEY)
+    load_litellm()
+    try:
+        raise ValueError(f"the server said {KEY}")
+    except ValueError:
+        logging.getLogger("LiteLLM").exception("it failed")
+    assert "the server said ***" in caplog.text
+    assert KEY not in caplog.text

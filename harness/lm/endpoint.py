@@ -103,6 +103,8 @@ def load_litellm() -> Any:
 def _without_keys(record: logging.LogRecord) -> bool:
     """A log filter: litellm logs what servers say, and some of them repeat the key."""
     record.msg, record.args = redacted(record.getMessage()), None
+    if record.exc_info:
+        record.exc_text, record.exc_info = redacted(logging.Formatter().formatException(record.exc_info)), None
     return True
 
 
