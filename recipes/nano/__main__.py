@@ -13,10 +13,11 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tokenizer", help="learn the tokenizer")
     train = commands.add_parser("train", help="pre-train, or go on where the last run stopped")
-    train.add_argument("--steps", type=int, default=7600)
+    train.add_argument("--steps", type=int, default=13500)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--tokens", type=int, default=4096, help="tokens of one step")
     train.add_argument("--decay", type=float, default=0.9, help="share of the steps with a falling learning rate")
+    train.add_argument("--hold", type=float, default=0.4, help="share of the steps for which wired circuits are held")
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--every", type=int, default=200, help="steps between checkpoints")
@@ -35,13 +36,17 @@ def main(arguments: list[str] | None = None) -> None:
         made.save(str(tokenizer))
         print(f"{made.get_vocab_size()} tokens")
     elif chosen.command == "train":
+        import torch
+
         from recipes.nano.train import Settings, run
 
+        torch.set_flush_denormal(True)  # sharp attention leaves many tiny shares, which CPUs are slow with
         settings = Settings(
             chosen.steps,
             chosen.seed,
             chosen.tokens,
             chosen.decay,
+            chosen.hold,
             chosen.device,
             chosen.threads,
             chosen.every,

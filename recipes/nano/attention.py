@@ -7,6 +7,7 @@ as long as plain matrix products in bfloat16, and its log-softmax over a vocabul
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,22 +17,26 @@ from torch.autograd import Function
 
 CHUNK = 128
 """Queries handled at a time; keys after the last of them are left out."""
+SCORES = 12 * 2**16
+"""Scores handled at a time: as many as stay in a core's second-level cache."""
 
 
 class _Causal(Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        length, head = query.shape[1:]
+        count, length, head = query.shape
+        query = query * head**-0.5
         mask = torch.full((CHUNK, CHUNK), -math.inf, dtype=query.dtype).triu(1)
         seen = torch.empty_like(query)
         shares = []
-        for start in range(0, length, CHUNK):
-            end = min(start + CHUNK, length)
-            scores = torch.bmm(query[:, start:end] * head**-0.5, key[:, :end].transpose(1, 2))
-            scores[:, :, start:] += mask[: end - start, : end - start]
-            share = torch.softmax(scores, -1)
-            seen[:, start:end] = torch.bmm(share, value[:, :end])
-            shares.append(share)
+        for some in _groups(count, length):
+            turned, values = key[some].transpose(1, 2), value[some]
+            for start in range(0, length, CHUNK):
+                end = min(start + CHUNK, length)
+                scores = torch.bmm(query[some, start:end], turned[:, :, :end])
+                scores[:, :, start:] += mask[: end - start, : end - start]
+                shares.append(torch.softmax(scores, -1))
+                seen[some, start:end] = torch.bmm(shares[-1], values[:, :end])
         ctx.save_for_backward(query, key, value, *shares)
         return seen
 
@@ -39,18 +44,27 @@ class _Causal(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, *shares = ctx.saved_tensors
         (grad,) = gradients
-        length, head = query.shape[1:]
+        count, length, head = query.shape
         to_query = torch.empty_like(query)
         to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
-        for share, start in zip(shares, range(0, length, CHUNK), strict=True):
-            end = min(start + CHUNK, length)
-            part = grad[:, start:end]
-            to_value[:, :end] += torch.bmm(share.transpose(1, 2), part)
-            to_share = torch.bmm(part, value[:, :end].transpose(1, 2))
-            to_scores = torch._softmax_backward_data(to_share, share, -1, share.dtype)
-            to_query[:, start:end] = torch.bmm(to_scores, key[:, :end]) * head**-0.5
-            to_key[:, :end] += torch.bmm(to_scores.transpose(1, 2), query[:, start:end] * head**-0.5)
-        return to_query, to_key, to_value
+        left = iter(shares)
+        for some in _groups(count, length):
+            turned, keys = value[some].transpose(1, 2), key[some]
+            for start in range(0, length, CHUNK):
+                end = min(start + CHUNK, length)
+                share, part = next(left), grad[some, start:end]
+                to_value[some, :end] += torch.bmm(share.transpose(1, 2), part)
+                to_share = torch.bmm(part, turned[:, :, :end])
+                to_scores = torch._softmax_backward_data(to_share, share, -1, share.dtype)
+                to_query[some, start:end] = torch.bmm(to_scores, keys[:, :end])
+                to_key[some, :end] += torch.bmm(to_scores.transpose(1, 2), query[some, start:end])
+        return to_query * head**-0.5, to_key, to_value
+
+
+def _groups(count: int, length: int) -> Iterator[slice]:
+    """The heads in groups whose scores fit the cache of a core."""
+    size = max(1, SCORES // (CHUNK * length))
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

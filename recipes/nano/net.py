@@ -25,12 +25,17 @@ class Shape:
     numbers: int
     width: int = 192
     layers: int = 5
-    heads: int = 8
+    heads: int = 12
+    upper_heads: int = 8
     head: int = 32
     inner: int = 448
     theta: float = 1e6
     positions: int = 2048
     epsilon: float = 1e-6
+
+    def heads_of(self, layer: int) -> int:
+        """Number of heads of a layer: the first two hold most of what is wired, those above do with fewer."""
+        return self.heads if layer < 2 else self.upper_heads
 
     @property
     def vocabulary(self) -> int:
@@ -45,9 +50,9 @@ class Shape:
 class Block(nn.Module):
     """The weights of one layer; queries, keys and values in one matrix, gate and up projections in another."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, heads: int) -> None:
         super().__init__()
-        inside = shape.heads * shape.head
+        inside = heads * shape.head
 
         def matrix(rows: int, columns: int, scale: float = 0.6) -> nn.Parameter:
             return nn.Parameter(torch.randn(rows, columns) * scale / math.sqrt(columns))
@@ -70,12 +75,13 @@ class Net(nn.Module):
     def __init__(self, shape: Shape, values: list[float]) -> None:
         super().__init__()
         self.shape = shape
+        self.layer = layer
         made = features(values)
         self.words = nn.Parameter(torch.randn(shape.words, shape.width) * 0.08)
         turned = torch.linalg.qr(torch.randn(shape.width, made.shape[1]))[0].T
         self.number_map = nn.Parameter(turned * 0.9 * math.sqrt(shape.width / 128))
         self.number_rest = nn.Parameter(torch.randn(shape.numbers, shape.width) * 0.004)
-        self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.layers)])
+        self.blocks = nn.ModuleList([Block(shape, shape.heads_of(index)) for index in range(shape.layers)])
         self.norm = nn.Parameter(torch.ones(shape.width))
         rates = rope_rates(shape)
         angles = torch.outer(torch.arange(shape.positions).float(), rates).repeat(1, 2)
@@ -93,28 +99,45 @@ class Net(nn.Module):
         """Logits of the flattened positions ``keep`` (all by default), computed in ``dtype``."""
         shape = self.shape
         rows, length = ids.shape
-        heads, head, eps = shape.heads, shape.head, shape.epsilon
         table = self.embedding().to(dtype)
         hidden = F.embedding(ids, table)
         cosines, sines = self.cosines[:length, None].to(dtype), self.sines[:length, None].to(dtype)
         for block in self.blocks:
             assert isinstance(block, Block)
-            normed = F.rms_norm(hidden, (shape.width,), block.norm_attention.to(dtype), eps)
-            mixed = F.linear(normed, block.qkv.to(dtype)).view(rows, length, 3 * heads, head)
-            turn, value = mixed[:, :, : 2 * heads], mixed[:, :, 2 * heads :]
-            half = head // 2
-            turn = turn * cosines + torch.cat([turn[..., half:], turn[..., :half]], -1) * sines
-            query, key = turn[:, :, :heads].transpose(1, 2), turn[:, :, heads:].transpose(1, 2)
-            seen = causal(query, key, value.transpose(1, 2))
-            seen = seen.transpose(1, 2).reshape(rows, length, heads * head)
-            hidden = hidden + F.linear(seen, block.out.to(dtype))
-            normed = F.rms_norm(hidden, (shape.width,), block.norm_mlp.to(dtype), eps)
-            gate, up = F.linear(normed, block.gate_up.to(dtype)).chunk(2, -1)
-            hidden = hidden + F.linear(F.silu(gate) * up, block.down.to(dtype))
+            hidden = self.layer(hidden, *(weight.to(dtype) for weight in block.parameters()), cosines, sines, shape)
         hidden = hidden.view(rows * length, shape.width)
         if keep is not None:
             hidden = hidden[keep]
-        return F.linear(F.rms_norm(hidden, (shape.width,), self.norm.to(dtype), eps), table)
+        return F.linear(F.rms_norm(hidden, (shape.width,), self.norm.to(dtype), shape.epsilon), table)
+
+
+def layer(
+    hidden: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    norm_attention: Tensor,
+    norm_mlp: Tensor,
+    cosines: Tensor,
+    sines: Tensor,
+    shape: Shape,
+) -> Tensor:
+    """The residual stream, (rows, length, width), after one layer. A function of tensors, so that it compiles once."""
+    rows, length, width = hidden.shape
+    head = shape.head
+    heads = out.shape[1] // head
+    normed = F.rms_norm(hidden, (width,), norm_attention, shape.epsilon)
+    mixed = F.linear(normed, qkv).view(rows, length, 3 * heads, head)
+    turn, value = mixed[:, :, : 2 * heads], mixed[:, :, 2 * heads :]
+    half = head // 2
+    turn = turn * cosines + torch.cat([turn[..., half:], turn[..., :half]], -1) * sines
+    query, key = turn[:, :, :heads].transpose(1, 2), turn[:, :, heads:].transpose(1, 2)
+    seen = causal(query, key, value.transpose(1, 2))
+    hidden = hidden + F.linear(seen.transpose(1, 2).reshape(rows, length, heads * head), out)
+    normed = F.rms_norm(hidden, (width,), norm_mlp, shape.epsilon)
+    gate, up = F.linear(normed, gate_up).chunk(2, -1)
+    return hidden + F.linear(F.silu(gate) * up, down)
 
 
 def rope_rates(shape: Shape) -> Tensor:

@@ -27,12 +27,16 @@ WARM_UP = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate."""
+    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate.
+
+    ``hold`` is the share of the steps for which the wired circuits of the layers above the first are held.
+    """
 
     steps: int
     seed: int = 0
     budget: int = 4096
     decay: float = 0.9
+    hold: float = 0.6
     device: str = "cpu"
     threads: int = 1
     every: int = 200
@@ -54,7 +58,10 @@ def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Pro
     count, values = tokens.number_values(tokenizer)
     torch.manual_seed(settings.seed)
     net = Net(Shape(count, len(values), width=settings.width, layers=settings.layers), values)
-    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON))
+    ends, asked, plain = (
+        [tokens.token_id(tokenizer, token) for token in some] for some in (tokens.ENDS, tokens.ASKED, tokens.PLAIN)
+    )
+    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON), ends, asked, plain)
     net.to(settings.device)
     return net, Optimizer(net), Progress()
 
@@ -101,7 +108,8 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         loss, hits = loss_and_hits(net, batch, settings)
         loss.backward()  # type: ignore[no-untyped-call]
         factor = rate(progress.step, settings)
-        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate)
+        hold = progress.step < settings.hold * settings.steps
+        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate, hold)
         progress.step += 1
         progress.tokens += batch.ids.size
         progress.losses.append(round(loss.item(), 4))
