@@ -24,7 +24,7 @@ from recipes.nano.net import Net, Shape  # noqa: E402
 from recipes.nano.numeric import table  # noqa: E402
 from recipes.nano.symbolic import categorical, copying, typed  # noqa: E402
 from recipes.nano.train import Settings, fresh, run  # noqa: E402
-from recipes.nano.wiring import LATER, held  # noqa: E402
+from recipes.nano.wiring import held, later  # noqa: E402
 
 FORBIDDEN = re.compile(
     r"iris|petal|sepal|setosa|versicolor|virginica|wine|cultivar|alcohol|malic|flavan|proline|malignant|benign|"
@@ -247,7 +247,7 @@ def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_pa
         mask = mask.expand_as(first)
         assert torch.equal(middle[mask], first[mask]), name
         assert not torch.equal(middle[~mask], first[~mask]), name
-        assert torch.equal(once[name][mask], first[mask]) == (name not in LATER), name
+        assert torch.equal(once[name][mask], first[mask]) == (not later(name)), name
 
 
 def test_wired_heads_find_the_demo_with_the_same_word(tokenizer_path: Path) -> None:

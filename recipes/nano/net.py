@@ -23,7 +23,7 @@ class Shape:
 
     words: int
     numbers: int
-    width: int = 192
+    width: int = 216
     layers: int = 5
     heads: int = 12
     upper_heads: int = 8

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.nano.net import Net
-from recipes.nano.wiring import LATER, held
+from recipes.nano.wiring import held, later
 
 
 def orthogonalized(updates: Sequence[Tensor]) -> list[Tensor]:
@@ -75,11 +75,11 @@ class Optimizer:
     def step(self, matrix_rate: float, other_rate: float, hold: bool = True) -> None:
         """Apply the gradients with the learning rates of the matrices and of all else, and clear them.
 
-        Without ``hold`` only layer 0 and the marks stay as they were wired.
+        Without ``hold`` only layer 0 and the embeddings' own dimensions stay as they were wired.
         """
         self.steps += 1
         found = {name: weight for name, weight in self.net.named_parameters() if weight.grad is not None}
-        held = {name: mask for name, mask in self.held.items() if name in found and (hold or name not in LATER)}
+        held = {name: mask for name, mask in self.held.items() if name in found and (hold or not later(name))}
         kept = {name: found[name].clone() for name in held}
         matrices = {name: weight for name, weight in found.items() if name.startswith("blocks") and weight.ndim == 2}
         chunks: list[Tensor] = []

@@ -50,14 +50,29 @@ PATTERN = (
 MERGED = 2000
 COLON = ":\u0120"
 """The token between a field's name and its value, as the vocabulary writes it."""
+SPACE = "\u0120"
+"""The token before a name within a sentence."""
 ENDS = ["\u010a", END]
 """The tokens that may follow a field's value."""
 ASKED = ["?"]
 """The tokens that end a question."""
 PLAIN = [
-    *("\u0120", "\u010a", "\u010a-\u0120", ":\u0120", ",\u0120", "\u0120-\u0120", ".", "?", USER, ASSISTANT, END),
-    *("\u0120of", "\u0120the", "\u0120is", "\u0120was", "\u0120in", "\u0120by", "\u0120has", "The"),
-    *("answer", "question", "context", "Who", "What", "Which", "Where", "reasoning"),
+    *(
+        SYSTEM,
+        USER,
+        ASSISTANT,
+        END,
+        "\u0120",
+        "\u010a",
+        "\u010a-\u0120",
+        ":\u0120",
+        ",\u0120",
+        "\u0120-\u0120",
+        ".",
+        "?",
+    ),
+    *("|", ":", "The", "Who", "What", "Which", "Where", "answer", "question", "context", "reasoning"),
+    *(f"\u0120{word}" for word in words.FUNCTION_WORDS[:40] if len(word) > 1),
 ]
 """Tokens that tell nothing of what a text is about."""
 

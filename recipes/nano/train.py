@@ -40,7 +40,7 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     every: int = 200
-    width: int = 192
+    width: int = 216
     layers: int = 5
     matrix_rate: float = 0.008
     other_rate: float = 2e-3
@@ -61,7 +61,15 @@ def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Pro
     ends, asked, plain = (
         [tokens.token_id(tokenizer, token) for token in some] for some in (tokens.ENDS, tokens.ASKED, tokens.PLAIN)
     )
-    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON), ends, asked, plain)
+    wire(
+        net,
+        tokens.twins(tokenizer),
+        tokens.token_id(tokenizer, tokens.COLON),
+        ends,
+        asked,
+        plain,
+        tokens.token_id(tokenizer, tokens.SPACE),
+    )
     net.to(settings.device)
     return net, Optimizer(net), Progress()
 

@@ -1,17 +1,19 @@
 """What is built into the network before training. What :func:`held` names stays as it is, the rest is trained.
 
-* Dimension 0 of every embedding is one constant; dimensions 1 to 3 mark numbers, the ends of lines and turns, and the
-  ends of questions. Through rotary positions the constant lets a head look a fixed distance back, and a mark lets it
-  look for the marked token nearest to a distance.
-* Layer 0: two heads write the previous token and the one before it to private slots, six write the numbers about 4 to
-  30 tokens back, each to its own slot, and one the mean of the last twenty tokens or so: what the passage is about.
+* Dimension 0 of every embedding is one constant; dimensions 1 to 4 mark numbers, the ends of lines and turns, the ends
+  of questions, and the colon before a value. Through rotary positions the constant lets a head look a fixed distance
+  back, and a mark lets it look for the marked token nearest to a distance.
+* Layer 0: two heads write the previous token and the one before it to private slots, and six the numbers about 4 to
+  30 tokens back, each to its own slot. One writes the mean of the last twenty tokens or so, less those that every
+  sentence has: what the text there tells of. One takes the present token out of that again.
 * Layer 1: induction heads look for an earlier place that follows the present token, one of them for a place that
   follows the present two (labels share pieces). Match heads compare number slots with those of earlier places that
   follow the same token (the answers of the demos, which follow ": ") and are no numbers themselves. All copy what
   they find to the output. Three more heads look for the ends of the last three fields and fetch the two tokens
-  before each: the fields' values, as far as two tokens tell them. The last one fetches what the last question is about.
-* Layer 2: match heads compare fields' values as those of layer 1 compare numbers; one more compares what the question
-  is about with what is about each earlier place.
+  before each: the fields' values, as far as two tokens tell them. The last one fetches what the last question tells of.
+* Layer 2: match heads compare fields' values as those of layer 1 compare numbers. One more looks, where a value
+  begins, for names in sentences that tell of what the question asks, other than the names in the question, and copies
+  them.
 * Apart from these, queries and keys of the layers above start equal, as a similarity kernel.
 * A word's token starts close to that of the same word joined to a space.
 """
@@ -30,22 +32,30 @@ from recipes.nano.numbers import CONSTANT
 MEAN = 0.35
 DISTANCES = (4.0, 9.0, 13.5, 18.5, 24.0, 30.0)
 FIELDS = (3.4, 9.0, 15.0)
-MARKS = 4
+ASKED = 1 + len(FIELDS)
+"""Which head of layer 2 compares what is asked with what is told."""
+MARKS = 5
+TOPIC = 18
+OWN = MARKS + 2 * TOPIC
+"""Dimensions of the residual stream that only wired heads write to: marks, what is told, what is asked."""
 SLOT = 14
 """Dimensions of a number's slot; heads have more, and what those carry besides is learned."""
 WIDE = 18
 """Dimensions of the other slots: nine pairs that hardly turn over an episode."""
-WIRED = 3 + len(DISTANCES)
+WIRED = 4 + len(DISTANCES)
 """How many heads of layer 0 look at fixed places."""
 
-LATER = ("blocks.1.qkv", "blocks.1.out", "blocks.2.qkv")
-"""What is held only until it has come into use."""
+
+def later(name: str) -> bool:
+    """Whether a parameter is held only until what is wired has come into use."""
+    return name.startswith("blocks.") and not name.startswith("blocks.0.")
 
 
 def held(shape: Shape) -> dict[str, Tensor]:
     """What training must leave as it is: for each such parameter a mask that broadcasts to it.
 
-    These are the marks, all of layer 0 that is wired, the heads that fetch fields, and what the match heads compare.
+    These are the dimensions of the stream that are wired heads' own, all of layer 0 that is wired, the heads that fetch
+    fields and questions, and what the match heads compare.
     """
     size, matching = shape.head, 1 + len(DISTANCES)
     fetching = range(1 + matching, 2 + matching + len(FIELDS))
@@ -64,18 +74,21 @@ def held(shape: Shape) -> dict[str, Tensor]:
     fetched = some(shape.heads, fetching)
     looks = some(shape.heads, range(1, matching), compared + gate) | fetched
     upper = some(shape.upper_heads, range(1, 1 + len(FIELDS)), wide + gate)
-    upper |= some(shape.upper_heads, range(1 + len(FIELDS), 2 + len(FIELDS)), wide)
-    marks = torch.arange(shape.width) < MARKS
+    asked = some(shape.upper_heads, range(ASKED, ASKED + 1), wide)
+    none = torch.zeros_like(asked)
+    own = torch.arange(shape.width) < OWN
     return {
-        "words": marks,
-        "number_map": marks,
-        "number_rest": marks,
-        "blocks.0.norm_attention": marks,
+        "words": own,
+        "number_map": own,
+        "number_rest": own,
+        "blocks.0.norm_attention": own,
         "blocks.0.qkv": torch.cat([first, first, carried])[:, None],
-        "blocks.0.out": carried,
+        "blocks.0.out": own[:, None] | carried,
         "blocks.1.qkv": torch.cat([looks, looks, fetched])[:, None],
-        "blocks.1.out": fetched,
-        "blocks.2.qkv": torch.cat([upper, upper, torch.zeros_like(upper)])[:, None],
+        "blocks.1.out": own[:, None] | fetched,
+        "blocks.2.qkv": torch.cat([upper | asked, upper | asked, none])[:, None],
+        **{f"blocks.{index}.out": own[:, None] for index in range(2, shape.layers)},
+        **{f"blocks.{index}.down": own[:, None] for index in range(shape.layers)},
     }
 
 
@@ -92,7 +105,7 @@ def _orthonormal(rows: int, columns: int) -> Tensor:
 
 @torch.no_grad()
 def wire(
-    net: Net, twins: list[tuple[int, int]], colon: int, ends: list[int], asked: list[int], plain: list[int]
+    net: Net, twins: list[tuple[int, int]], colon: int, ends: list[int], asked: list[int], plain: list[int], space: int
 ) -> None:
     """Set up the embeddings and the heads of a fresh network.
 
@@ -104,18 +117,20 @@ def wire(
     for joined, bare in twins:
         if joined < shape.words and bare < shape.words:
             net.words[joined] = 0.9 * net.words[bare] + 0.436 * net.words[joined]
-    net.words[:, 0], net.words[:, 1:MARKS] = MEAN, 0.0
+    net.words[:, 0], net.words[:, 1:OWN] = MEAN, 0.0
     net.words[ends, 2] = MEAN
     net.words[asked, 3] = MEAN
-    net.number_map[:, :MARKS] = 0.0
+    net.words[colon, 4] = MEAN
+    net.number_map[:, :OWN] = 0.0
+    net.number_rest[:, :OWN] = 0.0
     net.number_map[CONSTANT, :2] = MEAN / 0.35
     rates = rope_rates(shape)
     table = net.embedding()
     unit = math.sqrt(width) / table.norm(dim=1).mean()  # what normalization multiplies an embedding by
-    slots = _orthonormal(width, width)
-    slots[:MARKS] = 0.0
-    sizes = [head, *[SLOT] * len(DISTANCES), WIDE, WIDE]
-    previous, *numbers, before, about = slots[:, : sum(sizes)].split(sizes, 1)
+    slots = torch.cat([torch.zeros(OWN, width - OWN), _orthonormal(width - OWN, width - OWN)])
+    told, asked_of = torch.eye(width)[:, MARKS:OWN].split(TOPIC, 1)
+    sizes = [head, *[SLOT] * len(DISTANCES), WIDE]
+    previous, *numbers, before = slots[:, : sum(sizes)].split(sizes, 1)
     words = slots[:, -head:].T  # what tells words apart; no slot overlaps it
     fast = (rates > 0.03).float()
     middle = ((rates < 0.5) & (rates > 0.02)).float()
@@ -162,7 +177,9 @@ def wire(
     carry(first, two_back, words[:WIDE], before * 0.3)
     look_back(first, two_back + 1, 8.0, 0, ((rates < 0.1) & (rates > 0.01)).float(), 3.0, size)
     glue = torch.linalg.qr(table[plain].T)[0]
-    carry(first, two_back + 1, words[:WIDE] - words[:WIDE] @ glue @ glue.T, about * 1.2)
+    carry(first, two_back + 1, words[:TOPIC] - words[:TOPIC] @ glue @ glue.T, told * 1.2)
+    look_back(first, two_back + 2, 0.0, 0, fast, exact, size)
+    carry(first, two_back + 2, words[:TOPIC] - words[:TOPIC] @ glue @ glue.T, told * -0.15)
 
     for block in list(net.blocks)[1:]:
         assert isinstance(block, Block)
@@ -214,10 +231,19 @@ def wire(
         carry(second, fetcher, fetched.T, slot * 0.35)
         match(third, 1 + index, slot, 2.0, 7.5, 2.4 * grown)
     fetcher = two_back + 1 + len(FIELDS)
-    look_back(second, fetcher, 0.0, 3, ((rates < 0.02) & (rates > 0.002)).float(), 10.0, MEAN / grown)
-    question = values[:, len(FIELDS) * WIDE :][:, :WIDE]
-    carry(second, fetcher, about.T, question * 0.5)
-    query, key = rows(third, 0, 1 + len(FIELDS)), rows(third, 1, 1 + len(FIELDS))
-    query[steady(shape, WIDE, 1)] = question.T * 2.0
-    key[steady(shape, WIDE, 1)] = about.T * 2.0
-    carry(third, 1 + len(FIELDS), words, words.T * 0.1)
+    look_back(second, fetcher, 0.0, 3, ((rates < 0.02) & (rates > 0.002)).float(), 20.0, MEAN / grown)
+    carry(second, fetcher, told.T, asked_of * 0.5)
+    query, key = rows(third, 0, ASKED), rows(third, 1, ASKED)
+    query[steady(shape, TOPIC, 1)] = asked_of.T * 3.0
+    key[steady(shape, TOPIC, 1)] = told.T * 3.0
+    gate = steady(shape, 2)[0]
+    blank = words @ table[space]
+    query[gate] = 0.0
+    query[gate, 4] = 7.0 * 2.4 * grown / MEAN
+    strength = 0.3 * float(unit) * float(blank.norm()) / (2.4 * grown)
+    key[gate] = previous @ (blank / blank.norm()) * (7.0 / strength)
+    near = int((rates > 0.01).sum()) - 1
+    for part in (query, key):
+        part[near] = 0.0
+        part[near, 0] = math.sqrt(5.0 * math.sqrt(head)) * 2.4 * grown / MEAN
+    carry(third, ASKED, words, words.T * 0.25)
