@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--hold", type=float, default=0.5, help="share of the steps for which wired circuits are held")
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
+    train.add_argument("--compile", action="store_true", help="fuse operations: faster, where there is a C++ compiler")
     train.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     evaluate = commands.add_parser("evaluate", help="print the table of results with 95%% intervals")
     evaluate.add_argument("--model", type=Path, default=Path("harness/models/nano"))
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.device,
             chosen.threads,
             chosen.every,
+            chosen.compile,
         )
         run(chosen.out, tokenizer, settings, lambda line: print(line, flush=True))
     elif chosen.command == "evaluate":

@@ -40,6 +40,7 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     every: int = 200
+    compiled: bool = False
     width: int = 216
     layers: int = 5
     matrix_rate: float = 0.008
@@ -104,6 +105,8 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         say(f"resumed at step {progress.step}")
     else:
         net, optimizer, progress = fresh(tokenizer_path, settings)
+    if settings.compiled:
+        net.fuse()
     tokenizer = tokens.load(tokenizer_path)
     values = tokens.number_values(tokenizer)[1]
     began, before, first = time.monotonic(), progress.seconds, progress.tokens
