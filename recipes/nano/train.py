@@ -27,21 +27,17 @@ WARM_UP = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate.
-
-    ``hold`` is the share of the steps for which the wired circuits of the layers above the first are held.
-    """
+    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate."""
 
     steps: int
     seed: int = 0
     budget: int = 4096
     decay: float = 0.9
-    hold: float = 0.6
     device: str = "cpu"
     threads: int = 1
     every: int = 200
     compiled: bool = False
-    width: int = 216
+    width: int = 192
     layers: int = 5
     matrix_rate: float = 0.008
     other_rate: float = 2e-3
@@ -59,18 +55,7 @@ def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Pro
     count, values = tokens.number_values(tokenizer)
     torch.manual_seed(settings.seed)
     net = Net(Shape(count, len(values), width=settings.width, layers=settings.layers), values)
-    ends, asked, plain = (
-        [tokens.token_id(tokenizer, token) for token in some] for some in (tokens.ENDS, tokens.ASKED, tokens.PLAIN)
-    )
-    wire(
-        net,
-        tokens.twins(tokenizer),
-        tokens.token_id(tokenizer, tokens.COLON),
-        ends,
-        asked,
-        plain,
-        tokens.token_id(tokenizer, tokens.SPACE),
-    )
+    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON))
     net.to(settings.device)
     return net, Optimizer(net), Progress()
 
@@ -119,8 +104,7 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         loss, hits = loss_and_hits(net, batch, settings)
         loss.backward()  # type: ignore[no-untyped-call]
         factor = rate(progress.step, settings)
-        hold = progress.step < settings.hold * settings.steps
-        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate, hold)
+        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate)
         progress.step += 1
         progress.tokens += batch.ids.size
         progress.losses.append(round(loss.item(), 4))
