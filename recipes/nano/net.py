@@ -70,7 +70,7 @@ class Net(nn.Module):
     def __init__(self, shape: Shape, values: list[float]) -> None:
         super().__init__()
         self.shape = shape
-        self.looks, self.moves = looks, moves
+        self.attention_inputs, self.after_attention = attention_inputs, after_attention
         made = features(values)
         self.words = nn.Parameter(torch.randn(shape.words, shape.width) * 0.08)
         turned = torch.linalg.qr(torch.randn(shape.width, made.shape[1]))[0].T
@@ -87,9 +87,12 @@ class Net(nn.Module):
         self.register_buffer("number_features", made, persistent=False)
 
     def fuse(self) -> None:
-        """Fuse what lies between the matrix products: a third faster on CPUs, after a minute; wants a C++ compiler."""
+        """Fuse what lies between the matrix products: faster steps on CPUs, once compiled; wants a C++ compiler."""
         torch._dynamo.config.recompile_limit = 64  # one for each length of rows
-        self.looks, self.moves = torch.compile(looks, dynamic=False), torch.compile(moves, dynamic=False)
+        self.attention_inputs, self.after_attention = (
+            torch.compile(attention_inputs, dynamic=False),
+            torch.compile(after_attention, dynamic=False),
+        )
 
     def embedding(self) -> Tensor:
         """The whole embedding matrix, words first, then numbers."""
@@ -105,8 +108,8 @@ class Net(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             qkv, out, gate_up, down, before, after = (weight.to(dtype) for weight in block.parameters())
-            seen = causal(*self.looks(hidden, qkv, before, cosines, sines, shape.epsilon))
-            hidden = self.moves(hidden, seen, out, after, gate_up, down, shape.epsilon)
+            seen = causal(*self.attention_inputs(hidden, qkv, before, cosines, sines, shape.epsilon))
+            hidden = self.after_attention(hidden, seen, out, after, gate_up, down, shape.epsilon)
         hidden = hidden.view(rows * length, shape.width)
         if keep is not None:
             hidden = hidden[keep]
@@ -119,7 +122,7 @@ def normed(hidden: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     return (exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + epsilon)).to(hidden.dtype) * gain
 
 
-def looks(
+def attention_inputs(
     hidden: Tensor, qkv: Tensor, gain: Tensor, cosines: Tensor, sines: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each (rows, heads, length, head), of (rows, length, width)."""
@@ -132,7 +135,7 @@ def looks(
     return turn[:, :heads].contiguous(), turn[:, heads:].contiguous(), value.contiguous()
 
 
-def moves(
+def after_attention(
     hidden: Tensor, seen: Tensor, out: Tensor, gain: Tensor, gate_up: Tensor, down: Tensor, epsilon: float
 ) -> Tensor:
     """The stream after what attention has ``seen``, (rows, heads, length, head), and after the MLP."""
