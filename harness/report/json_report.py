@@ -180,4 +180,4 @@ def _number(value: float | None) -> float | None:
 
 def _text(text: str) -> str:
     """Halves of surrogate pairs, which readers refuse, become U+FFFD."""
-    return text.encode("utf-8", "replace").decode() if any("\ud800" <= c <= "\udfff" for c in text) else text
+    return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
