@@ -12,10 +12,10 @@ from recipes.nano.net import Net
 from recipes.nano.wiring import WIRED
 
 
-def orthogonalized(updates: Sequence[Tensor]) -> list[Tensor]:
+def orthogonalized(updates: Sequence[Tensor], dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
     """For each matrix the nearest one with singular values near one, by five Newton-Schulz steps (Jordan 2024, Muon).
 
-    Matrices of one shape are handled together: many small products cost more than a few large ones.
+    Matrices of one shape are handled together, in ``dtype``: many small products cost more than a few large ones.
     """
     made: list[Tensor] = list(updates)
     groups: dict[tuple[int, int], list[int]] = {}
@@ -23,8 +23,8 @@ def orthogonalized(updates: Sequence[Tensor]) -> list[Tensor]:
         rows, columns = update.shape
         groups.setdefault((min(rows, columns), max(rows, columns)), []).append(index)
     for group in groups.values():
-        wide = torch.stack([u.T if u.shape[0] > u.shape[1] else u for u in (updates[i] for i in group)]).bfloat16()
-        wide = wide / (wide.float().norm(dim=(1, 2), keepdim=True) + 1e-7).bfloat16()
+        wide = torch.stack([u.T if u.shape[0] > u.shape[1] else u for u in (updates[i] for i in group)]).to(dtype)
+        wide = wide / (wide.float().norm(dim=(1, 2), keepdim=True) + 1e-7).to(dtype)
         for _ in range(5):
             square = wide @ wide.transpose(1, 2)
             wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
@@ -46,6 +46,7 @@ class Optimizer:
     """
 
     net: Net
+    precision: torch.dtype = torch.bfloat16
     write_share: float = 0.25
     rest_share: float = 0.05
     decay: float = 0.01
@@ -90,7 +91,7 @@ class Optimizer:
             momentum = self._slot("momentum." + name, weight)
             momentum.lerp_(grad, 0.05)
             chunks += grad.lerp(momentum, 0.95).chunk(self._parts(name))
-        updates = iter(orthogonalized(chunks))
+        updates = iter(orthogonalized(chunks, self.precision))
         for name, weight in matrices.items():
             update = torch.cat([next(updates) for _ in range(self._parts(name))])
             rate = matrix_rate * self._share(name)
