@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from recipes.nano import checkpoint, passages, tokens, words  # noqa: E402
+from recipes.nano import checkpoint, passages, precision, tokens, train, words  # noqa: E402
 from recipes.nano.arithmetic import HELD_OUT, drills, problem, word_problems  # noqa: E402
-from recipes.nano.batches import encode, even, make  # noqa: E402
+from recipes.nano.batches import encode, make  # noqa: E402
 from recipes.nano.episode import Episode, messages, pieces, system_text  # noqa: E402
 from recipes.nano.evaluate import nearest, share  # noqa: E402
-from recipes.nano.export import llama_weights, restored, write_model  # noqa: E402
+from recipes.nano.export import write_model  # noqa: E402
 from recipes.nano.mixture import STAGES, draw  # noqa: E402
 from recipes.nano.net import Net, Shape  # noqa: E402
 from recipes.nano.numeric import table  # noqa: E402
@@ -191,59 +191,21 @@ def test_batches_repeat(tokenizer_path: Path) -> None:
     assert one.ids.shape != other.ids.shape or (one.ids != other.ids).any()
 
 
-def test_without_demos_every_option_is_an_answer() -> None:
-    rng = Random(2)
-    alone = table(rng, 1, features=2, classes=3).episode
-    options = alone.reply[-1][1].removeprefix("one of ").split(", ")
-    made = even(rng, alone)
-    assert sorted(str(one.turns[0].outputs[-1][1]) for one in made) == sorted(options)
-    assert {one.turns[0].inputs for one in made} == {alone.turns[0].inputs}
-    for told in (table(rng, 4, features=2, classes=3).episode, drills(rng, 1), passages.passages(rng, 1)):
-        assert even(rng, told) == [told]
-
-
-def small_net(tokenizer_path: Path) -> Net:
-    tokenizer = tokens.load(tokenizer_path)
-    first, values = tokens.number_values(tokenizer)
-    torch.manual_seed(1)
-    net = Net(Shape(first, len(values), width=64, layers=2, heads=8, inner=96), values)
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(torch.randn_like(weight) * 0.02)
-    return net
-
-
 def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    net = small_net(tokenizer_path)
+    tokenizer = tokens.load(tokenizer_path)
+    first, values = tokens.number_values(tokenizer)
+    torch.manual_seed(1)
+    net = Net(Shape(first, len(values), width=64, layers=2, heads=2, inner=96), values)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight) * 0.02)
     write_model(net, tokenizer_path, tmp_path)
     llama = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = torch.randint(0, net.shape.vocabulary, (3, 150))
     with torch.no_grad():
         assert torch.allclose(llama(ids).logits.flatten(0, 1), net(ids), atol=2e-4)
-
-
-def test_an_exported_model_is_restored_and_trained_further(tokenizer_path: Path, tmp_path: Path) -> None:
-    net = small_net(tokenizer_path)
-    write_model(net, tokenizer_path, tmp_path / "model")
-    before, after = llama_weights(net), llama_weights(restored(tmp_path / "model"))
-    assert before.keys() == after.keys()
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-    settings = Settings(6, budget=768, model=tmp_path / "model", peak=0.5, precision="float32")
-    progress = run(tmp_path / "further", tokenizer_path, settings, lambda _: None)
-    assert progress.stages == [(0, len(STAGES) - 1)]
-    trained = llama_weights(checkpoint.load(tmp_path / "further")[0])
-    moved = [(trained[name] - before[name]).abs().max().item() for name in before if "layers.1" in name]
-    assert 0 < max(moved) < 0.01, "six steps of a warm-up of a hundred move little"
-
-
-def test_a_model_is_trained_further_with_its_own_tokenizer_only(tokenizer_path: Path, tmp_path: Path) -> None:
-    write_model(small_net(tokenizer_path), tokenizer_path, tmp_path / "model")
-    other = tmp_path / "tokenizer.json"
-    other.write_text(tokenizer_path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="is not the tokenizer of"):
-        run(tmp_path / "further", other, Settings(1, model=tmp_path / "model"), lambda _: None)
 
 
 def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_path: Path) -> None:
@@ -273,6 +235,23 @@ def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_pa
     assert resumed.losses == at_once.losses
     once, twice = (checkpoint.load(tmp_path / name)[0].state_dict() for name in ("once", "twice"))
     assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def test_products_are_in_bfloat16_only_where_there_are_instructions_for_it(
+    tokenizer_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert precision.native(torch.device("cuda")) == torch.bfloat16
+    settings = Settings(steps=1, layers=2)
+    net, _, _ = train.fresh(tokenizer_path, settings)
+    batch = make(tokens.load(tokenizer_path), 0, 0, 0, 256)
+    losses = []
+    for chosen in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(train, "native", lambda _, chosen=chosen: chosen)
+        losses.append(train.loss_and_hits(net, batch, settings)[0].item())
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert precision.native(torch.device("cpu")) == torch.float32
 
 
 def test_intervals_hold_the_share() -> None:

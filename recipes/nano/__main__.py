@@ -20,14 +20,6 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--compile", action="store_true", help="fuse operations: faster, where there is a C++ compiler")
-    train.add_argument("--model", type=Path, help="go on from this exported model, with the tasks of the last stage")
-    train.add_argument("--peak", type=float, default=1.0, help="highest learning rate, as a share of the full one")
-    train.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        default="bfloat16",
-        help="of products of matrices; bfloat16 is slow on CPUs without units for it",
-    )
     train.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     evaluate = commands.add_parser("evaluate", help="print the table of results with 95%% intervals")
     evaluate.add_argument("--model", type=Path, default=Path("harness/models/nano"))
@@ -44,8 +36,6 @@ def main(arguments: list[str] | None = None) -> None:
         made.save(str(tokenizer))
         print(f"{made.get_vocab_size()} tokens")
     elif chosen.command == "train":
-        import shutil
-
         import torch
 
         from recipes.nano.train import Settings, run
@@ -60,13 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.threads,
             chosen.every,
             chosen.compile,
-            chosen.model,
-            chosen.peak,
-            chosen.precision,
         )
-        if chosen.model is not None and not tokenizer.exists():
-            chosen.out.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(chosen.model / "tokenizer.json", tokenizer)
         run(chosen.out, tokenizer, settings, lambda line: print(line, flush=True))
     elif chosen.command == "evaluate":
         from recipes.nano.evaluate import report

@@ -43,8 +43,8 @@ def save(folder: Path, net: Net, optimizer: Optimizer, progress: Progress, value
     part.replace(folder / "checkpoint.safetensors")
 
 
-def load(folder: Path, device: str = "cpu", precision: torch.dtype = torch.bfloat16) -> tuple[Net, Optimizer, Progress]:
-    """The network, optimizer (which computes in ``precision``) and progress of a checkpoint."""
+def load(folder: Path, device: str = "cpu") -> tuple[Net, Optimizer, Progress]:
+    """The network, optimizer and progress of a checkpoint."""
     path = folder / "checkpoint.safetensors"
     with safe_open(path, "pt") as opened:
         about = json.loads(opened.metadata()["about"])
@@ -54,7 +54,7 @@ def load(folder: Path, device: str = "cpu", precision: torch.dtype = torch.bfloa
         for name, weight in net.named_parameters():
             weight.copy_(tensors["net." + name])
     kept = {name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")}
-    optimizer = Optimizer(net, precision, state=kept, steps=about["updates"])
+    optimizer = Optimizer(net, state=kept, steps=about["updates"])
     progress = Progress(**about["progress"])
     progress.stages = [(step, stage) for step, stage in progress.stages]
     return net, optimizer, progress

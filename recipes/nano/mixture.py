@@ -18,8 +18,7 @@ SHORT = 128
 @dataclass(frozen=True)
 class Stage:
     """One stage of the curriculum: until which share of all steps it lasts, how many features numeric tasks have, how
-    long the rows are, how much there is of each kind of task, what share of numeric tasks is easy, how hard the others
-    are, and what share of passages is about common words.
+    long the rows are, how much there is of each kind of task, and how hard the numeric tasks are.
     """
 
     until: float
@@ -28,7 +27,6 @@ class Stage:
     weights: tuple[tuple[str, float], ...]
     easy: float
     hard: float
-    common: float = 0.0
 
 
 KINDS = ("numeric", "categorical", "copying", "typed", "arithmetic", "word_problems", "passages")
@@ -45,10 +43,7 @@ STAGES = (
           _weights(0.36, 0.12, 0.12, 0.04, 0.09, 0.10, 0.17), easy=0.1, hard=0.3),
     Stage(1.0, (1, 2, 3, 4, 4, 4, 5, 6), ((SHORT, 0.24), (256, 0.3), (512, 0.46)),
           _weights(0.31, 0.12, 0.10, 0.03, 0.11, 0.13, 0.20), easy=0.05, hard=0.35),
-    Stage(1.0, (1, 1, 2, 3, 4, 4, 4, 5), ((SHORT, 0.30), (256, 0.25), (512, 0.35), (640, 0.10)),
-          _weights(0.27, 0.17, 0.08, 0.03, 0.06, 0.11, 0.28), easy=0.05, hard=0.3, common=0.3),
 )  # fmt: skip
-"""The stages in order; the last is what training goes on with from weights that the others made."""
 TOKENS_A_TURN = {
     "categorical": 18,
     "copying": 20,
@@ -82,4 +77,4 @@ def draw(rng: Random, stage: Stage, length: int) -> Episode:
         return drills(rng, turns)
     if kind == "word_problems":
         return word_problems(rng, turns)
-    return passages(rng, turns, common=rng.random() < stage.common)
+    return passages(rng, turns)

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from recipes.nano.net import Net
+from recipes.nano.precision import native
 from recipes.nano.wiring import WIRED
 
 
-def orthogonalized(updates: Sequence[Tensor], dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
+def orthogonalized(updates: Sequence[Tensor]) -> list[Tensor]:
     """For each matrix the nearest one with singular values near one, by five Newton-Schulz steps (Jordan 2024, Muon).
 
-    Matrices of one shape are handled together, in ``dtype``: many small products cost more than a few large ones.
+    Matrices of one shape are handled together: many small products cost more than a few large ones.
     """
     made: list[Tensor] = list(updates)
     groups: dict[tuple[int, int], list[int]] = {}
+    dtype = native(made[0].device) if made else torch.float32
     for index, update in enumerate(updates):
         rows, columns = update.shape
         groups.setdefault((min(rows, columns), max(rows, columns)), []).append(index)
@@ -46,7 +48,6 @@ class Optimizer:
     """
 
     net: Net
-    precision: torch.dtype = torch.bfloat16
     write_share: float = 0.25
     rest_share: float = 0.05
     decay: float = 0.01
@@ -91,7 +92,7 @@ class Optimizer:
             momentum = self._slot("momentum." + name, weight)
             momentum.lerp_(grad, 0.05)
             chunks += grad.lerp(momentum, 0.95).chunk(self._parts(name))
-        updates = iter(orthogonalized(chunks, self.precision))
+        updates = iter(orthogonalized(chunks))
         for name, weight in matrices.items():
             update = torch.cat([next(updates) for _ in range(self._parts(name))])
             rate = matrix_rate * self._share(name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from recipes.nano.episode import Episode, Turn, Value
-from recipes.nano.words import COMMON, FIRST_NAMES, first_name, invented, listed, proper_name
+from recipes.nano.words import first_name, invented, listed, proper_name
 
 REASON = ("reasoning", "think step by step")
 
@@ -105,10 +105,8 @@ ANSWER_TASKS = [
 ]  # fmt: skip
 
 
-def thing(rng: Random, kind: str, held_out: bool, common: bool = False) -> str:
-    """The name of an invented person, city, country, river, company or work, or a ``common`` word in its place."""
-    if common:
-        return rng.choice(FIRST_NAMES if kind == "person" and rng.random() < 0.5 else COMMON).capitalize()
+def thing(rng: Random, kind: str, held_out: bool) -> str:
+    """The name of an invented person, city, country, river, company or work."""
     if kind == "person":
         if rng.random() < 0.3:
             return f"{first_name(rng, held_out)} {proper_name(rng, held_out, 1)}"
@@ -154,7 +152,7 @@ class Chain:
     next_fact: str
 
 
-def chain(rng: Random, held_out: bool, common: bool = False) -> Chain:
+def chain(rng: Random, held_out: bool) -> Chain:
     """Two relations that fit together, about new things."""
     a, b = rng.choice([pair for pair in PAIRS if (pair in HELD_OUT_PAIRS) == held_out])
     first, second = RELATIONS[a], RELATIONS[b]
@@ -163,8 +161,7 @@ def chain(rng: Random, held_out: bool, common: bool = False) -> Chain:
         first = plain_relation(nouns[0], first.source, first.target)
         if rng.random() < 0.7:
             second = plain_relation(nouns[1], second.source, second.target)
-    kinds = (first.source, first.target, second.target)
-    source, middle, end = (thing(rng, kind, held_out, common) for kind in kinds)
+    source, middle, end = (thing(rng, kind, held_out) for kind in (first.source, first.target, second.target))
     return Chain(
         first,
         second,
@@ -187,19 +184,14 @@ def ask_two(rng: Random, link: Chain) -> str:
     return rng.choice([*link.second.asks, f"What is the {link.second.noun} of {{s}}?"]).format(s=middle)
 
 
-def passages(
-    rng: Random, turns: int, *, held_out: bool = False, task: str | None = None, common: bool = False
-) -> Episode:
-    """Questions over passages (``one``, ``two`` facts) or queries before (``first``) and after (``next``) one.
-
-    With ``common`` the things have common words for names, which makes it easier to see what an answer depends on.
-    """
+def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | None = None) -> Episode:
+    """Questions over passages (``one``, ``two`` facts) or queries before (``first``) and after (``next``) one."""
     kind = task or rng.choice(["one", "one", "two", "first", "next", "either"])
     asking = kind in ("first", "next", "either")
     question = "question" if held_out else rng.choice(["question"] * 6 + ["query_text", "ask", "q"])
     context = "context" if held_out else rng.choice(["context"] * 4 + ["passages", "facts", "documents"])
     reply = rng.choice(QUERY_FIELDS) if asking else rng.choice(["answer"] * 5 + ["result", "reply"])
-    reasoning = not common and rng.random() < (0.15 if asking else 0.35)
+    reasoning = rng.random() < (0.15 if asking else 0.35)
     style = rng.choice(["{s} | {f}", "{s}: {f}", "{f}", "{f}", "{s} - {f}"])
     wording = rng.choice(["{s}", "{s}", "{s}", "{s} {r}", "{r} of {s}"])
     context_first = rng.random() < 0.7
@@ -219,13 +211,13 @@ def passages(
         found = []
         for _ in range(count):
             relation = rng.choice([link.first, link.second]) if rng.random() < 0.4 else chain(rng, held_out).first
-            source, target = (thing(rng, kind, held_out, common) for kind in (relation.source, relation.target))
+            source, target = thing(rng, relation.source, held_out), thing(rng, relation.target, held_out)
             found.append(page(source, state(rng, relation, source, target, held_out), relation, target))
         return found
 
     built = []
     for _ in range(turns):
-        link = chain(rng, held_out, common)
+        link = chain(rng, held_out)
         now = rng.choice(["first", "next"]) if kind == "either" else kind
         why = link.fact
         if now == "one":

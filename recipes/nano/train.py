@@ -1,4 +1,4 @@
-"""Pre-training: from nothing, from an exported model, or from where the last run stopped.
+"""Pre-training: from nothing, or from where the last run stopped.
 
 Every step is a pure function of the checkpoint before it, so an interrupted run ends where an uninterrupted one does.
 """
@@ -17,10 +17,10 @@ from recipes.nano import checkpoint, tokens
 from recipes.nano.attention import cross_entropy
 from recipes.nano.batches import KIND_NAMES, Batch, make
 from recipes.nano.checkpoint import Progress
-from recipes.nano.export import restored
 from recipes.nano.mixture import STAGES
 from recipes.nano.net import Net, Shape
 from recipes.nano.optimize import Optimizer
+from recipes.nano.precision import native
 from recipes.nano.wiring import wire
 
 WARM_UP = 100
@@ -28,11 +28,7 @@ WARM_UP = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate.
-
-    With ``model`` it goes on from that exported model, with the tasks of the last stage. ``peak`` is the highest
-    learning rate as a share of the full ones. ``precision`` names the type that products of matrices are computed in.
-    """
+    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate."""
 
     steps: int
     seed: int = 0
@@ -42,41 +38,27 @@ class Settings:
     threads: int = 1
     every: int = 200
     compiled: bool = False
-    model: Path | None = None
-    peak: float = 1.0
-    precision: str = "bfloat16"
     width: int = 192
     layers: int = 5
     matrix_rate: float = 0.008
     other_rate: float = 2e-3
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that ``precision`` names."""
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.precision]
-
 
 def rate(step: int, settings: Settings) -> float:
     """The learning rates' common factor: a warm-up, a plateau, a straight line down to a fiftieth."""
     done = step / settings.steps
-    return settings.peak * min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.02, (1 - done) / settings.decay))
+    return min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.02, (1 - done) / settings.decay))
 
 
 def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Progress]:
-    """A network before its first step. Raises ``ValueError`` if the model to go on from has another tokenizer."""
-    if settings.model is not None:
-        its_own = settings.model / "tokenizer.json"
-        if its_own.read_bytes() != tokenizer_path.read_bytes():
-            raise ValueError(f"{tokenizer_path} is not the tokenizer of {settings.model}; copy {its_own} there")
-        net = restored(settings.model)
-    else:
-        tokenizer = tokens.load(tokenizer_path)
-        count, values = tokens.number_values(tokenizer)
-        torch.manual_seed(settings.seed)
-        net = Net(Shape(count, len(values), width=settings.width, layers=settings.layers), values)
-        wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON))
+    """A network before its first step."""
+    tokenizer = tokens.load(tokenizer_path)
+    count, values = tokens.number_values(tokenizer)
+    torch.manual_seed(settings.seed)
+    net = Net(Shape(count, len(values), width=settings.width, layers=settings.layers), values)
+    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON))
     net.to(settings.device)
-    return net, Optimizer(net, settings.dtype), Progress()
+    return net, Optimizer(net), Progress()
 
 
 def loss_and_hits(net: Net, batch: Batch, settings: Settings) -> tuple[Tensor, dict[str, float]]:
@@ -88,7 +70,7 @@ def loss_and_hits(net: Net, batch: Batch, settings: Settings) -> tuple[Tensor, d
     kinds = torch.from_numpy(batch.scored)[:, 1:].reshape(-1)[keep]
     keep = keep.to(settings.device)
     targets = ids[:, 1:].reshape(-1)[keep]
-    logits = net(ids[:, :-1].contiguous(), keep, settings.dtype)
+    logits = net(ids[:, :-1].contiguous(), keep, native(ids.device))
     loss = cross_entropy(logits, targets, weights / weights.sum())
     counted = kinds >= 0
     right = (logits.detach()[counted].argmax(-1) == targets[counted]).float().cpu()
@@ -98,8 +80,6 @@ def loss_and_hits(net: Net, batch: Batch, settings: Settings) -> tuple[Tensor, d
 
 def stage_of(step: int, settings: Settings) -> int:
     """The stage of the curriculum that a step belongs to."""
-    if settings.model is not None:
-        return len(STAGES) - 1
     return next(index for index, stage in enumerate(STAGES) if step < stage.until * settings.steps)
 
 
@@ -107,7 +87,7 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
     """Train until ``settings.steps``, resuming from the checkpoint in ``folder`` if there is one."""
     torch.set_num_threads(settings.threads)
     if (folder / "checkpoint.safetensors").exists():
-        net, optimizer, progress = checkpoint.load(folder, settings.device, settings.dtype)
+        net, optimizer, progress = checkpoint.load(folder, settings.device)
         say(f"resumed at step {progress.step}")
     else:
         net, optimizer, progress = fresh(tokenizer_path, settings)

@@ -208,18 +208,9 @@ def class_label(rng: Random, held_out: bool = False, easy: bool = False) -> str:
     return rng.choice(common) + rng.choice("_- ") + rng.choice(common)
 
 
-def _base(rng: Random, held_out: bool, easy: bool = False) -> str:
-    """What is measured; in training now and then any word, as most words take more than one token."""
-    if held_out:
-        return rng.choice(HELD_OUT_QUANTITIES)
-    if easy or rng.random() < 0.6:
-        return rng.choice(QUANTITIES)
-    return rng.choice(COMMON + RARE) if rng.random() < 0.3 else invented(rng, 1, 3)
-
-
 def quantity(rng: Random, held_out: bool = False, easy: bool = False) -> str:
     """The identifier of a measured field: ``height``, ``wing_span``, ``dorvel_rate``, ``x3``."""
-    base = _base(rng, held_out, easy)
+    base = rng.choice(HELD_OUT_QUANTITIES if held_out else QUANTITIES)
     draw = rng.random()
     if easy or draw < 0.35:
         return base
@@ -235,7 +226,7 @@ def quantities(rng: Random, count: int, held_out: bool = False, easy: bool = Fal
     """``count`` different field names; real tables often share words among them (``wing_length``, ``wing_width``)."""
     if count < 2 or easy or rng.random() < 0.55:
         return distinct(lambda: quantity(rng, held_out, easy), count)
-    bases = distinct(lambda: _base(rng, held_out), 3)
+    bases = distinct(lambda: rng.choice(HELD_OUT_QUANTITIES if held_out else QUANTITIES), 3)
     parts = distinct(
         lambda: (
             invented(rng, 1, 2, held_out) if rng.random() < 0.5 else rng.choice(HELD_OUT_PARTS if held_out else PARTS)
