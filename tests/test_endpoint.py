@@ -216,26 +216,23 @@ def test_no_call_beyond_the_limit_where_every_try_fails(server: HttpLM) -> None:
 def test_an_endpoint_that_hangs_ends_by_its_timeout(server: HttpLM) -> None:
     server.fault = lambda *_: "hang"
     settings = Endpoint(server.base_url, "BT_TEST_KEY", timeout=0.4)
-    started = time.monotonic()
     with (
         client_of(server, settings=settings, retry=RetryPolicy(attempts=2)) as client,
         pytest.raises(LMTimeoutError, match=r"within 0\.4 s"),
     ):
         client.call(request())
-    assert time.monotonic() - started < 5
+    assert server.faults["hang"] == 2
 
 
 def test_close_while_requests_are_under_way(server: HttpLM) -> None:
-    server.delay = 20
-    client = client_of(server)
-    for number in range(5):
-        client.submit(request(str(number)))
-    deadline = time.monotonic() + 10
+    server.delay = 3600
+    client = client_of(server, settings=Endpoint(server.base_url, "BT_TEST_KEY", timeout=3600))
+    futures = [client.submit(request(str(number))) for number in range(5)]
+    deadline = time.monotonic() + 60
     while len(server.requests) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
-    started = time.monotonic()
     client.close()
-    assert time.monotonic() - started < 2
+    assert all(future.cancelled() for future in futures)
     gc.collect()  # connections left open would warn here
 
 
