@@ -109,14 +109,17 @@ def test_a_server_that_never_recovers_is_not_asked_beyond_the_limit(
     assert Counter(json.dumps(body, sort_keys=True) for body in server.requests).most_common(1)[0][1] == ATTEMPTS
 
 
-def test_an_interrupt_ends_the_run_with_the_report_so_far(server: HttpTuner, project: pytest.Pytester) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_interrupt_ends_the_run_with_the_report_so_far(
+    server: HttpTuner, project: pytest.Pytester, workers: str
+) -> None:
     server.fault = lambda *_: "hang" if len(server.requests) > 30 else None
     server.hang = 3600.0
     settings = project.path / "pyproject.toml"
     settings.write_text(settings.read_text().replace("timeout = 2", "timeout = 3600"))
     # The pytest plugin of hypothesis imports all of hypothesis when a run is interrupted.
     command = [sys.executable, "-u", "-m", "pytest", "--bt-optimize", "--bt-json", "report.json"]
-    command += ["-p", "no:hypothesispytest"]
+    command += ["-p", "no:hypothesispytest", "-n", workers]
     with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True) as running:
         try:
             deadline = time.monotonic() + 60
