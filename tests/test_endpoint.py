@@ -221,7 +221,6 @@ def test_an_endpoint_that_hangs_ends_by_its_timeout(server: HttpLM) -> None:
         pytest.raises(LMTimeoutError, match=r"within 0\.4 s"),
     ):
         client.call(request())
-    assert server.faults["hang"] == 2
 
 
 def test_close_while_requests_are_under_way(server: HttpLM) -> None:

@@ -6,7 +6,7 @@ import torch
 
 
 def native(device: torch.device) -> torch.dtype:
-    """bfloat16, or float32 on a CPU that has no instructions for bfloat16, where it would be forty times slower."""
+    """bfloat16, or float32 on a CPU that has no instructions for bfloat16, where it is many times slower."""
     if device.type != "cpu":
         return torch.bfloat16
     known = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
