@@ -142,8 +142,12 @@ class _Reports:
         if self._ledgers is not None:
             self._ledgers.close()
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_runtest_logreport"""
+        """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_runtest_logreport
+
+        Before the terminal shows the outcome, so that an interrupt loses nothing that was shown.
+        """
         found: dict[str, Any] | None = getattr(report, _RUN, None)
         if found is not None:
             _session(self._config).add(found)

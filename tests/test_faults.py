@@ -113,27 +113,35 @@ def test_a_server_that_never_recovers_is_not_asked_beyond_the_limit(
 def test_an_interrupt_ends_the_run_with_the_report_so_far(
     server: HttpTuner, project: pytest.Pytester, workers: str
 ) -> None:
-    server.fault = lambda *_: "hang" if len(server.requests) > 30 else None
+    slow = (project.path / "test_parity.py").read_text().replace("rows(200", "rows(300")
+    project.makepyfile(test_slow=slow.replace("test_parity", "test_slow"))
+    server.fault = lambda body, _: "hang" if body["messages"][-1]["content"].startswith("number: 3") else None
     server.hang = 3600.0
     settings = project.path / "pyproject.toml"
     settings.write_text(settings.read_text().replace("timeout = 2", "timeout = 3600"))
     # The pytest plugin of hypothesis imports all of hypothesis when a run is interrupted.
-    command = [sys.executable, "-u", "-m", "pytest", "--bt-optimize", "--bt-json", "report.json"]
-    command += ["-p", "no:hypothesispytest", "-n", workers]
+    command = [sys.executable, "-u", "-m", "pytest", "--bt-optimize", "-k", "vanilla", "--bt-json", "report.json"]
+    command += ["-p", "no:hypothesispytest", "-v", "-n", workers]
     with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
         try:
-            deadline = time.monotonic() + 60
+            output = ""
+            while "PASSED" not in output:  # a worker's line ends when the next one begins
+                read = running.stdout.read(1)
+                assert read, output
+                output += read
             while not server.faults["hang"]:
-                assert time.monotonic() < deadline
                 time.sleep(0.01)
             running.send_signal(signal.SIGINT)
-            output = running.communicate(timeout=60)[0]  # far sooner than any call under way
+            output += running.stdout.read()  # what waits for a call under way waits for an hour
+            running.wait()
         finally:
             running.kill()
     assert running.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in output
     assert "vanilla" in output.partition("LM programs")[2]
     (suite,) = json.loads((project.path / "report.json").read_text())["suites"]
+    assert suite["suite"] == "parity"
     assert [row["strategy"] for row in suite["strategies"]] == ["vanilla"]
 
 
