@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from harness.stats import mean
+
 __all__ = ["Evaluation", "ExampleScore", "GateResult", "LeftOut", "Spend", "StepResult", "StrategyResult", "SuiteRun"]
 
 Kind = Literal["scored", "unparsable", "unscored"]
@@ -74,12 +76,16 @@ class Evaluation:
     @property
     def mean(self) -> float:
         """Mean of the scored examples; NaN where there is none."""
-        values = self.values
-        return sum(values) / len(values) if values else float("nan")
+        return mean(self.values) if self.values else float("nan")
 
     @property
     def unscored(self) -> int:
         return sum(s.score is None for s in self.scores)
+
+    @property
+    def unscored_share(self) -> float:
+        """Of all examples, in [0, 1]."""
+        return self.unscored / len(self.scores) if self.scores else 0.0
 
     @property
     def unparsable(self) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.optimize.plan import SuitePlan
     from harness.optimize.together import Together
     from harness.report.progress import Progress
-    from harness.results import Evaluation, GateResult, StrategyResult, SuiteRun
+    from harness.results import GateResult, StrategyResult, SuiteRun
     from harness.runtime import Runtime
     from harness.state import State
     from harness.tuned import TunedFile
@@ -82,11 +82,11 @@ class Session:
             suite = suite_of(getattr(item, "obj", None))
             if suite is None or not isinstance(item, pytest.Function):
                 continue
-            home = f"{item.path}::{item.originalname}"
-            other = homes.setdefault(_name(item, suite), home)
+            home, name = _home(item), _name(item, suite)
+            other = homes.setdefault(name, home)
             if other != home:
                 raise pytest.UsageError(
-                    f"two suites are named {suite.name!r}: {other} and {home}. Rename one: reports and tuned "
+                    f"two suites are named {name!r}: {other} and {home}. Rename one: reports and tuned "
                     "programs go by the name."
                 )
         if homes:
@@ -176,7 +176,7 @@ class Session:
         )
         gate = self._gate(suite, [result])
         self._keep(item, SuiteRun(suite.name, (result,), gate))
-        self._judge(suite, gate, [test])
+        self._judge(suite, gate, [result])
 
     def _strategy(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> None:
         """One strategy with every seed: the item passes where there are scores, whatever they are."""
@@ -187,8 +187,8 @@ class Session:
         scored = [result.test for result in results if result.test is not None]
         if not scored:
             pytest.skip(f"no score: {results[0].reason}")
-        for evaluation in scored:
-            self._require_scored(suite, evaluation, strategy_text(strategy))
+        if too_few := self._too_few_scored(suite, results):
+            pytest.fail(too_few, pytrace=False)
 
     def _choose(self, item: pytest.Function, suite: Suite) -> None:
         """Choose by validation among all strategies, judge the gate on test, save the tuned program."""
@@ -196,19 +196,23 @@ class Session:
         from harness.results import SuiteRun
 
         by_strategy = {s: self._results(item, suite, s) for s in self.options.strategies}
-        chosen = choose(list(by_strategy.values()))
+        chosen = choose(list(by_strategy.values()), suite.max_unscored)
         if not chosen:
-            raise SuiteError(f"suite {suite.name!r}: no strategy has a score to choose by.")
+            raise SuiteError(
+                f"suite {suite.name!r}: no strategy has a score to choose by, with at most "
+                f"max_unscored={suite.max_unscored:g} of the validation examples unscored."
+            )
         gate = self._gate(suite, chosen)
-        best = max(chosen, key=lambda result: result.validation.mean if result.validation else 0.0)
-        if self.options.save is not None:
-            gate = replace(gate, saved=str(self._save(suite, best, self.options.save)))
         shown = {strategy_id(strategy) for strategy in by_strategy} - self._own_items(item)
         extra = [r for strategy, results in by_strategy.items() if strategy_id(strategy) in shown for r in results]
-        self._keep(item, SuiteRun(suite.name, tuple(extra), gate))
-        tests = [result.test for result in chosen if result.test is not None]
-        if tests:
-            self._judge(suite, gate, tests)
+        try:
+            if self.options.save is not None and not self._unfit(suite, chosen):
+                scored = [result for result in chosen if result.validation and result.validation.values]
+                best = max(scored, key=lambda result: result.validation.mean if result.validation else 0.0)
+                gate = replace(gate, saved=str(self._save(suite, best, self.options.save)))
+        finally:
+            self._keep(item, SuiteRun(suite.name, tuple(extra), gate))
+        self._judge(suite, gate, chosen)
 
     def _leave_out(self, item: pytest.Function, suite: Suite, key: str, error: BudgetError) -> None:
         """Report what the item has so far, and what it had no budget left for."""
@@ -239,29 +243,39 @@ class Session:
         reference = suite.reference(strategy_text(strategy), self.options.lm)
         return [self._loop(item, suite, seed).result(strategy, reference) for seed in self.options.seeds]
 
-    def _judge(self, suite: Suite, gate: GateResult, tests: Sequence[Evaluation]) -> None:
-        """Fail the item where the gate did; ``tests`` are the chosen strategy's scores, one for each seed."""
-        for test in tests:
-            self._require_scored(suite, test, gate.strategy)
+    def _judge(self, suite: Suite, gate: GateResult, results: Sequence[StrategyResult]) -> None:
+        """Fail the item where the gate did; ``results`` are the chosen strategy's, one for each seed."""
+        if unfit := self._unfit(suite, results):
+            pytest.fail(unfit, pytrace=False)
         if not gate.passed:
             from harness.report.failure import failure_text
             from harness.stats import Interval
 
+            tests = [result.test for result in results if result.test is not None]
             worst = min(tests, key=lambda test: (bool(test.values), test.mean))  # NaN where nothing is scored
             bounds = None if isnan(gate.score) else Interval(gate.score, gate.low, gate.high)
             text = failure_text(worst, bounds, suite.threshold, gate.strategy, suite.name, seeds=tests)
             pytest.fail(text, pytrace=False)
 
-    def _require_scored(self, suite: Suite, evaluation: Evaluation, strategy: str) -> None:
-        share = evaluation.unscored / len(evaluation.scores)
-        if share > suite.max_unscored:
-            first = next(score.feedback for score in evaluation.scores if score.score is None)
-            pytest.fail(
-                f"suite {suite.name!r} [{strategy}]: {evaluation.unscored} of {len(evaluation.scores)} "
-                f"{evaluation.split} examples are unscored, more than max_unscored={suite.max_unscored:g} allows. "
-                f"The first failed with {first}",
-                pytrace=False,
-            )
+    def _unfit(self, suite: Suite, results: Sequence[StrategyResult]) -> str:
+        """Why a strategy's results, by seed, can pass no gate whatever their mean; empty where they can."""
+        for result in results:
+            if result.test is None:
+                return f"suite {suite.name!r} [{result.strategy}]: no score with seed {result.seed}: {result.reason}"
+        return self._too_few_scored(suite, results)
+
+    def _too_few_scored(self, suite: Suite, results: Sequence[StrategyResult]) -> str:
+        """A complaint about the first split of which too many examples are unscored; empty where there is none."""
+        for result in results:
+            for split in (result.test, result.validation):
+                if split is not None and split.unscored_share > suite.max_unscored:
+                    first = next(score.feedback for score in split.scores if score.score is None)
+                    return (
+                        f"suite {suite.name!r} [{result.strategy}]: {split.unscored} of {len(split.scores)} "
+                        f"{split.split} examples are unscored, more than max_unscored={suite.max_unscored:g} allows. "
+                        f"The first failed with {first}"
+                    )
+        return ""
 
     def _gate(self, suite: Suite, results: Sequence[StrategyResult]) -> GateResult:
         """The mean test score over seeds, with the interval of the examples' scores, against the threshold."""
@@ -270,7 +284,8 @@ class Session:
 
         score = score_of([result.test for result in results])
         mean, low, high = (score.mean, score.low, score.high) if score else (float("nan"),) * 3
-        passed = score is not None and (suite.threshold is None or mean >= suite.threshold)
+        passed = score is not None and not self._unfit(suite, results)
+        passed = passed and (suite.threshold is None or mean >= suite.threshold)
         return GateResult(suite.name, results[0].strategy, mean, low, high, suite.threshold, passed)
 
     def _save(self, suite: Suite, result: StrategyResult, folder: Path) -> Path:
@@ -475,8 +490,19 @@ class Session:
 
 def _name(item: pytest.Function, suite: Suite) -> str:
     """The suite's name, told apart by the values of the user's own parameters."""
-    own = [str(value) for name, value in item.callspec.params.items() if name not in METRIC_INPUTS]
+    own = [str(value) for value in _own_parameters(item).values()]
     return f"{suite.name}[{'-'.join(own)}]" if own else suite.name
+
+
+def _home(item: pytest.Function) -> str:
+    """Where one suite is written, in words: its file, class and function, and the parameters it is for."""
+    own = ", ".join(f"{name}={value!r}" for name, value in _own_parameters(item).items())
+    parent = item.parent.nodeid if item.parent is not None else item.path
+    return f"{parent}::{item.originalname}" + (f" with {own}" if own else "")
+
+
+def _own_parameters(item: pytest.Function) -> dict[str, object]:
+    return {name: value for name, value in item.callspec.params.items() if name not in METRIC_INPUTS}
 
 
 def _lm(model: str | None) -> LMRef | None:

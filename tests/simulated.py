@@ -60,7 +60,11 @@ _events: Counter[str] = Counter()
 
 
 class SimulatedProvider:
-    """``sim/plain`` learns; ``sim/never`` is always wrong; ``sim/faulty`` fails, or babbles, on some numbers."""
+    """``sim/plain`` learns; ``sim/never`` is always wrong; ``sim/faulty`` fails, or babbles, on some numbers.
+
+    ``sim/strained`` fails on the validation examples once it is shown demos, ``sim/seven`` is right on seven numbers
+    of ten, ``sim/patchy`` always once it is tuned and never before with seed 1.
+    """
 
     concurrency = 8
 
@@ -87,8 +91,14 @@ class SimulatedProvider:
             raise ContentFilterError(f"{self.model} does not speak of {number}")
         if self.model == "sim/faulty" and number % 5 == 1:
             return Completion("well, [bold]who[/bold] knows?", Usage(10, 5))
+        if self.model == "sim/strained" and demos and 100 <= number < 200:
+            raise ContentFilterError(f"{self.model} does not speak of {number}")
         if self.model == "sim/never":
             skill = 0.0
+        if self.model == "sim/seven":
+            skill = float(number % 10 < 7)
+        if self.model == "sim/patchy":
+            skill = 1.0 if request.lm.adapter else skill * (number >= 100 or request.seed == 0 < request.sampling.temperature)
         luck = int(hashlib.sha256(request.digest.encode()).hexdigest()[:8], 16) / 2**32
         return Completion(f"answer: {right if luck < skill else wrong}", Usage(10 + 5 * demos, 3))
 

@@ -101,6 +101,23 @@ def test_two_suites_of_one_name(project: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*two suites are named 'parity'*Rename one*"])
 
 
+@pytest.mark.parametrize(
+    ("new", "homes"),
+    [
+        ("class TestA:\n    {0}\nclass TestB:\n    {0}", "test_parity.py::TestA::test_parity*TestB::test_parity"),
+        ("@pytest.mark.parametrize('gold', [1, '1'])\n{1}", "test_parity.py::test_parity with gold=1*with gold='1'"),
+    ],
+)
+def test_two_suites_of_one_name_in_a_file(project: pytest.Pytester, new: str, homes: str) -> None:
+    head, metric = GOOD.split("@suite", 1)
+    method = ("@suite" + metric).replace("(example, prediction)", "(self, example, prediction)").replace("\n", "\n    ")
+    function = ("@suite" + metric).replace("(example, prediction)", "(example, prediction, gold)")
+    project.makepyfile(test_parity="import pytest\n" + head + new.format(method, function))
+    result = project.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*two suites are named 'parity*': {homes}. Rename one*"])
+
+
 def test_a_corrupt_store(project: pytest.Pytester) -> None:
     folder = project.mkdir(".bt")
     (folder / "store.sqlite").write_bytes(b"not a database at all, but long enough to look like one" * 50)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -182,6 +182,17 @@ def result(strategy: str, steps: int, *means: float | None) -> list[StrategyResu
 
 def test_the_best_on_validation_is_chosen_and_of_equals_the_shorter() -> None:
     vanilla, p, pw, dash = result("v", 0, 0.5), result("p", 1, 0.75), result("p-w", 2, 0.75), result("w", 0, None)
-    assert choose([vanilla, pw, p, dash]) == p
-    assert choose([dash]) == ()
-    assert choose([result("half", 1, 1.0, None), result("both", 2, 0.75, 0.75)])[0].strategy == "both"
+    assert choose([vanilla, pw, p, dash], 0.05) == p
+    assert choose([dash], 0.05) == ()
+    assert choose([result("half", 1, 1.0, None), result("both", 2, 0.75, 0.75)], 0.05)[0].strategy == "both"
+    falling, rising = result("p-w", 2, 0.9, 0.8, 0.7), result("v", 0, 0.7, 0.8, 0.9)
+    assert choose([falling, rising], 0.05) == rising
+
+
+def test_what_could_hardly_be_scored_on_validation_is_not_chosen() -> None:
+    whole, easy = result("v", 0, 0.5), result("p", 1, 1.0)
+    lost = ExampleScore("f", None, "unscored")
+    easy = [replace(r, validation=Evaluation("validation", (ExampleScore("e", 1.0), lost))) for r in easy]
+    assert choose([whole, easy], 0.05) == whole
+    assert choose([whole, easy], 0.5) == easy
+    assert choose([easy], 0.05) == ()

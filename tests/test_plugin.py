@@ -143,6 +143,36 @@ def test_too_many_unscored_examples_fail_the_suite(project: pytest.Pytester) -> 
     )
 
 
+def test_too_many_unscored_in_validation_fail_the_strategy_and_it_is_not_chosen(project: pytest.Pytester) -> None:
+    result = project.runpytest("--bt-optimize", "--bt-lm", "sim/strained", "--bt-strategies", "p")
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["*test_parity?p?*", "*p?: 20 of 20 validation examples are unscored, more than*"])
+    result.stdout.fnmatch_lines(["gate FAILED: vanilla scores*"])
+
+
+def test_a_mean_over_seeds_that_is_the_threshold_passes(project: pytest.Pytester) -> None:
+    project.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.7").replace("rows(200, 25)", "rows(200, 20)"))
+    options = ["--bt-optimize", "--bt-strategies", "vanilla", "--bt-lm", "sim/seven"]
+    result = project.runpytest(*options, "--bt-seeds", "0,1,2")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["gate passed: vanilla scores 70.0*threshold 70.0"])
+
+
+def test_a_strategy_without_a_score_with_one_seed_passes_no_gate(project: pytest.Pytester) -> None:
+    options = ["--bt-optimize", "--bt-strategies", "w", "--bt-lm", "sim/patchy", "--bt-save", "tuned"]
+    result = project.runpytest(*options, "--bt-seeds", "0,1")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*parity' ?w?: no score with seed 1: no trace to train on*", "gate FAILED: w scores*"])
+    assert not (project.path / "tuned").exists()
+
+
+def test_the_gate_is_reported_where_the_program_cannot_be_saved(project: pytest.Pytester) -> None:
+    (project.path / "tuned" / "parity.json").mkdir(parents=True)
+    result = project.runpytest("--bt-optimize", "--bt-strategies", "p", "--bt-save", "tuned")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["gate *: p scores *"])
+
+
 def test_the_saved_program_is_gated_next_time(project: pytest.Pytester) -> None:
     project.runpytest("--bt-optimize", "--bt-save", "tuned").assert_outcomes(passed=9)
     saved = json.loads((project.path / "tuned" / "parity.json").read_text())

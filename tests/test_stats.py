@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
-from harness.stats import Difference, Interval, holm, interval, mean_sd, paired_difference
+from harness.stats import Difference, Interval, holm, interval, mean, mean_sd, paired_difference
 
 calm = settings(deadline=None)  # a busy machine is no failure
 
@@ -286,7 +286,7 @@ def test_large_samples_are_compared_in_time_and_without_overflow() -> None:
     assert paired_difference(*table(0, 2_000, 0, 0)).p_value == pytest.approx(0, abs=1e-300)
 
 
-# ---- holm, mean_sd
+# ---- holm, mean, mean_sd
 
 
 def test_holm_by_hand() -> None:
@@ -314,6 +314,16 @@ def test_holm_is_monotone_at_least_the_raw_value_and_follows_its_input(
 def test_holm_refuses_what_is_no_p_value(p: float) -> None:
     with pytest.raises(ValueError, match="p-values"):
         holm([0.5, p])
+
+
+@given(st.integers(1, 400), st.data(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_the_mean_over_seeds_of_equal_shares_is_that_share(
+    n: int, data: st.DataObject, seeds: int, rng: random.Random
+) -> None:
+    scores = [1.0] * data.draw(st.integers(0, n)) + [0.0] * n
+    scores = scores[:n]
+    rng.shuffle(scores)
+    assert mean([mean(scores)] * seeds) == mean(scores)
 
 
 @calm

@@ -17,6 +17,7 @@ from harness.optimize.steps import STEPS
 from harness.optimize.strategy import Strategy, strategy_text
 from harness.results import Evaluation, Spend, StepResult, StrategyResult
 from harness.state import State
+from harness.stats import mean
 from harness.store import Store
 
 __all__ = ["Together", "choose"]
@@ -117,12 +118,19 @@ class Together:
         self._store.put_evaluation(key, {"suite": self.bench.evaluator.suite, "seed": self.bench.seed, **plain})
 
 
-def choose(candidates: Sequence[Sequence[StrategyResult]]) -> Sequence[StrategyResult]:
+def choose(candidates: Sequence[Sequence[StrategyResult]], max_unscored: float) -> Sequence[StrategyResult]:
     """Of strategies, each with its results by seed, the one with the best mean on validation.
 
-    Of equals the one with fewer steps, then the earlier one. Empty where no strategy has a score.
+    Left out are those of whose validation examples more than the share ``max_unscored`` has no score: the mean of
+    the rest may be that of the easy ones. Of equals the one with fewer steps, then the earlier one. Empty where no
+    strategy has a score.
     """
-    scored = [results for results in candidates if any(_has_score(result) for result in results)]
+    scored = [
+        results
+        for results in candidates
+        if any(_has_score(result) for result in results)
+        and all(r.validation is None or r.validation.unscored_share <= max_unscored for r in results)
+    ]
     return max(scored, key=lambda results: (_validation(results), -_length(results)), default=())
 
 
@@ -132,8 +140,7 @@ def _has_score(result: StrategyResult) -> bool:
 
 def _validation(results: Sequence[StrategyResult]) -> float:
     """Mean over the seeds; one without a score counts 0, since a strategy must work to be chosen."""
-    means = [result.validation.mean if result.validation and _has_score(result) else 0.0 for result in results]
-    return sum(means) / len(means)
+    return mean([result.validation.mean if result.validation and _has_score(result) else 0.0 for result in results])
 
 
 def _length(results: Sequence[StrategyResult]) -> int:
