@@ -32,7 +32,7 @@ _NUMBER = re.compile(
     (?<![A-Za-z0-9_^])
     (?: (?P<units>\d{1,3})[ ](?P<top>\d{1,3})/(?P<bottom>\d{1,3})(?![\d/])
       | (?P<whole>\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)
-        (?P<part>\.\d+)? (?:[ ]?/[ ]?(?P<over>\d+)(?![\d/]))?
+        (?P<part>\.\d+)? (?:[eE](?P<exponent>[+-]?\d{1,3})(?!\w|\.\d))? (?:[ ]?/[ ]?(?P<over>\d+)(?![\d/]))?
     )
     | (?<![\w^]) (?P<bare>\.\d+)
     """,
@@ -48,7 +48,7 @@ def last_number(text: str) -> Fraction | None:
     """The last number in a text, exactly; None where there is none.
 
     The usual reading of a GSM8K answer (Cobbe et al. 2021): ``$1,234.50`` is 1234.5, ``-3``, ``3/4`` and ``1 1/2``
-    are what they say, ``15%`` is 15, and text or units around the number do not count.
+    are what they say, ``15%`` is 15, ``2e-3`` is 0.002, and text or units around the number do not count.
     """
     plain = _LATEX_FRACTION.sub(r"\1/\2", text).replace("{,}", ",").replace("\\$", "$")
     numbers = list(_NUMBER.finditer(plain))
@@ -66,7 +66,9 @@ def _value(found: re.Match[str]) -> Fraction:
         return int(found["units"]) + Fraction(int(found["top"]), int(found["bottom"]))
     if found["units"]:
         return Fraction(found["top"])
-    value = Fraction(_GROUPING.sub("", found["whole"]) + (found["part"] or ""))
+    value = Fraction(_GROUPING.sub("", found["whole"]) + (found["part"] or "")) * Fraction(10) ** int(
+        found["exponent"] or 0
+    )
     over = int(found["over"] or 1)
     return value / over if over else value
 

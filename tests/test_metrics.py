@@ -107,6 +107,10 @@ def test_a_whole_number_is_read_back_however_it_is_written(number: int, form: st
 def test_equal_in_value_is_equal() -> None:
     assert same_number("$1,000.00", "1000")
     assert same_number("0.5", "1/2")
+    assert same_number(1e-05, "0.00001")
+    assert not same_number(1e-05, 5)
+    assert same_number(1e16, "10,000,000,000,000,000")
+    assert last_number("it is 2.5e-3.") == Fraction(25, 10_000)
     assert not same_number("18.5", "18")
 
 
