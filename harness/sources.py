@@ -93,15 +93,17 @@ def rows(hub: HubData) -> Iterable[Mapping[str, Any]]:
 
 
 def read_rows(path: Path) -> Sequence[dict[str, Any]]:
-    """The rows of a ``.jsonl`` or ``.jsonl.gz`` file (UTF-8, an object a line).
+    """The rows of a ``.jsonl`` or ``.jsonl.gz`` file (UTF-8, an object a line; blank lines do not count).
 
     Raises `DataError` naming the line that is none, `DataMissingError` where there is no file.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     found: list[dict[str, Any]] = []
     try:
-        with opened(path, "rt", encoding="utf-8", newline="\n") as lines:
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise DataError(f"{path}, line {number}: {type(row).__name__} is no row; write objects only.")
