@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from harness.lm.budget import Limits
     from harness.optimize.settings import Settings
 
-__all__ = ["Options", "add_options"]
+__all__ = ["Options", "add_options", "are_given"]
 
 DEFAULT_LM = "local/nano"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. Paths are relative to the directory pytest was started in."""
+    """What the user asked for.
+
+    Paths of options are relative to the directory pytest was started in, those of the ini file and the default to
+    pytest's rootdir.
+    """
 
     optimize: bool
     lm: str
@@ -91,6 +95,7 @@ def add_options(parser: pytest.Parser) -> None:
         default=None,
         help=f"run suites that {DEFAULT_LM} is too small for as well, with {DEFAULT_LM}",
     )
+    parser.addini("bt_all", "like --bt-all", type="bool", default=False)
     group.addoption(
         "--bt-dry-run",
         action="store_true",
@@ -110,6 +115,26 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("bt_set", "like --bt-set, one NAME=VALUE a line", type="linelist", default=[])
 
 
+def are_given(config: pytest.Config) -> bool:
+    """Whether any of the options is set, on the command line or in the ini file."""
+    named = ["bt_optimize", "bt_all", "bt_set", *(f"bt_{name.replace('-', '_')}" for name in _HELP)]
+    return any(config.getoption(name) is not None or config.getini(name) for name in named) or bool(
+        config.getoption("bt_dry_run")
+    )
+
+
+def _require_writable(option: str, path: Path | None, *, folder: bool) -> None:
+    """What cannot be written is said before the work, not after it."""
+    if path is None:
+        return
+    if path.exists() and path.is_dir() != folder:
+        kind = "a folder" if folder else "a file"
+        raise UsageError(f"{option}={path} is not {kind}; name another one.")
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not os.access(nearest, os.W_OK) or (nearest != path and not nearest.is_dir()):
+        raise UsageError(f"{option}={path} cannot be written, since {nearest} cannot; name another place.")
+
+
 def _read(config: pytest.Config) -> Options:
     # Here and not above: every pytest run declares the options, few read them.
     from harness.lm.budget import Limits
@@ -122,19 +147,27 @@ def _read(config: pytest.Config) -> Options:
 
     def path(name: str, default: str = "") -> Path | None:
         found = text(name, default)
-        return config.invocation_params.dir / Path(found).expanduser() if found else None
+        is_given = config.getoption(f"bt_{name.replace('-', '_')}") is not None
+        base = config.invocation_params.dir if is_given else config.rootpath
+        return base / Path(found).expanduser() if found else None
 
     dry_run = bool(config.getoption("bt_dry_run"))
     optimize = bool(config.getoption("bt_optimize") or config.getini("bt_optimize") or dry_run)
     if dry_run and config.getoption("numprocesses", None):
         raise UsageError("--bt-dry-run makes one plan in one process; add -n 0.")
     save, strategies, preset = path("save"), text("strategies", PAPER_STRATEGIES), text("preset", "default")
-    if save is not None and not optimize:
+    if config.getoption("bt_save") is not None and not optimize:
         raise UsageError("--bt-save writes what optimization found; add --bt-optimize.")
     if config.getoption("bt_teacher") is not None and not optimize:
         raise UsageError("--bt-teacher names the LM that teaches an optimization; add --bt-optimize.")
     if config.getoption("bt_strategies") is not None and not optimize:
         raise UsageError("--bt-strategies names what to optimize; add --bt-optimize.")
+    seeds = _numbers("seeds", text("seeds", "0"))
+    if config.getoption("bt_seeds") is not None and len(seeds) > 1 and not optimize:
+        raise UsageError("--bt-seeds with several seeds repeats an optimization; add --bt-optimize or give one seed.")
+    json = path("json")
+    _require_writable("--bt-save", save if optimize else None, folder=True)
+    _require_writable("--bt-json", json, folder=False)
     changes = dict(_change(part) for part in [*config.getini("bt_set"), *(config.getoption("bt_set") or ())])
     if preset != "default" or changes:  # their check imports pydantic, which no other run should pay for
         from harness.optimize.settings import settings_from
@@ -146,14 +179,14 @@ def _read(config: pytest.Config) -> Options:
         strategies=parse_strategies(strategies, _letters()) if optimize else (),
         preset=preset,
         changes=changes,
-        seeds=_numbers("seeds", text("seeds", "0")),
+        seeds=seeds,
         concurrency=_number("concurrency", text("concurrency", "32"), lambda value: value > 0),
         store=path("store", ".bt") or Path(".bt"),
         save=save,
-        json=path("json"),
+        json=json,
         # The environment ranks between the option and the ini file, and is read where the data is.
-        data_dir=path("data-dir") if config.getoption("bt_data_dir") or "BT_DATA_DIR" not in os.environ else None,
-        all=bool(config.getoption("bt_all")),
+        data_dir=path("data-dir") if config.getoption("bt_data_dir") or not os.environ.get("BT_DATA_DIR") else None,
+        all=bool(config.getoption("bt_all") or config.getini("bt_all")),
         dry_run=dry_run,
         teacher=text("teacher", "") or None,
         judge=text("judge", "") or None,

@@ -28,8 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_configure"""
     config.stash[_SESSION] = None
     config.pluginmanager.register(_Reports(config), "bt-reports")
-    given = (name for name in vars(config.option) if name.startswith("bt_"))
-    if any(config.getoption(name) is not None for name in given):
+    from harness.options import are_given
+
+    if are_given(config):
         _session(config)  # wrong values are usage errors, whether or not a suite is found
 
 
@@ -65,8 +66,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     A dry run stops here, after collection: its plan is part of the terminal summary.
     """
     found = session.config.stash[_SESSION]
-    if found is None or not found.options.dry_run or session.testsfailed:
+    if found is None or not found.options.dry_run:
         return None
+    if session.testsfailed:
+        raise session.Interrupted("--bt-dry-run makes no plan after errors during collection")
     found.plan(session.items)
     return True
 
@@ -109,8 +112,8 @@ def pytest_runtest_makereport(
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_sessionfinish"""
     found = session.config.stash[_SESSION]
-    if found is not None:
-        found.finish()
+    if found is not None and not found.finish():
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 class _Reports:

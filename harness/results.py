@@ -148,12 +148,13 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """What one test item adds to the report."""
+    """What one test item adds to the report; ``note`` is a sentence below its table."""
 
     suite: str
     results: tuple[StrategyResult, ...] = ()
     gate: GateResult | None = None
     left_out: LeftOut | None = None
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, so that pytest-xdist can carry them to the controller."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import BudgetError, DataMissingError, HarnessError, LMError, SuiteError, UsageError
+from harness.items import file_name, home_of, key_of, name_of, own_id
 from harness.optimize.strategy import VANILLA, Strategy, parse_strategy, strategy_id, strategy_text
 from harness.options import Options
 from harness.sources import use_data_dir
@@ -59,6 +60,7 @@ class Session:
         self._progress: Progress | None = None
         self._runs: list[dict[str, Any]] = []
         self._plans: tuple[SuitePlan, ...] = ()
+        self._unwritten = ""
 
     @classmethod
     def of(cls, config: pytest.Config) -> Session:
@@ -82,7 +84,12 @@ class Session:
             suite = suite_of(getattr(item, "obj", None))
             if suite is None or not isinstance(item, pytest.Function):
                 continue
-            home, name = _home(item), _name(item, suite)
+            if not hasattr(item, "callspec"):
+                raise pytest.UsageError(
+                    f"{item.nodeid}: a method of unittest.TestCase cannot be a suite; make it a function or a method "
+                    "of a plain class."
+                )
+            home, name = home_of(item), name_of(item, suite)
             other = homes.setdefault(name, home)
             if other != home:
                 raise pytest.UsageError(
@@ -115,9 +122,9 @@ class Session:
         found: dict[str, SuitePlan] = {}
         for item in items:
             suite = suite_of(getattr(item, "obj", None))
-            if suite is None or not isinstance(item, pytest.Function) or _name(item, suite) in found:
+            if suite is None or not isinstance(item, pytest.Function) or name_of(item, suite) in found:
                 continue
-            suite = replace(suite, name=_name(item, suite))
+            suite = replace(suite, name=name_of(item, suite))
             try:
                 found[suite.name] = plan_of(suite, self.options, self._data, endpoints_of(self._config))
             except HarnessError as error:
@@ -130,12 +137,12 @@ class Session:
         """Skip an item whose suite is not for the LM in use, before anything is loaded for it."""
         lack = suite.lack(self.options.lm)
         if lack and not self.options.all:
-            pytest.skip(lack)
+            raise pytest.skip.Exception(lack, _use_item_location=True)
 
     def run(self, item: pytest.Function, suite: Suite) -> None:
         """Run one item; its outcome is pytest's: an exception fails it, a skip shows the reason."""
-        suite = replace(suite, name=_name(item, suite))
-        key = item.callspec.params[next(name for name in METRIC_INPUTS if name in item.callspec.params)]
+        suite = replace(suite, name=name_of(item, suite))
+        key = key_of(item)
         try:
             with self._quietly(), self._shown():
                 if not self.options.optimize:
@@ -145,7 +152,7 @@ class Session:
                 else:
                     self._strategy(item, suite, parse_strategy(str(key), _letters()))
         except DataMissingError as error:
-            pytest.skip(str(error))
+            raise pytest.skip.Exception(str(error), _use_item_location=True) from None
         except HarnessError as error:
             if isinstance(error, BudgetError):
                 self._leave_out(item, suite, str(key), error)
@@ -155,7 +162,7 @@ class Session:
 
     def _evaluate(self, item: pytest.Function, suite: Suite) -> None:
         """Score the committed tuned program, or the untuned one, on test and judge the gate."""
-        tuned = self._committed(item, suite)
+        tuned, note = self._committed(item, suite)
         evaluator = self._evaluator(item, suite, self.options.seeds[0])
         state, strategy = self._start(), "vanilla"
         if tuned is not None:
@@ -175,7 +182,7 @@ class Session:
             reference=suite.reference(strategy, self.options.lm),
         )
         gate = self._gate(suite, [result])
-        self._keep(item, SuiteRun(suite.name, (result,), gate))
+        self._keep(item, SuiteRun(suite.name, (result,), gate, note=note))
         self._judge(suite, gate, [result])
 
     def _strategy(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> None:
@@ -186,7 +193,7 @@ class Session:
         self._keep(item, SuiteRun(suite.name, tuple(results)))
         scored = [result.test for result in results if result.test is not None]
         if not scored:
-            pytest.skip(f"no score: {results[0].reason}")
+            raise pytest.skip.Exception(f"no score: {results[0].reason}", _use_item_location=True)
         if too_few := self._too_few_scored(suite, results):
             pytest.fail(too_few, pytrace=False)
 
@@ -222,7 +229,7 @@ class Session:
         strategy = VANILLA
         if self.options.optimize and key != BEST:
             strategy = parse_strategy(key, _letters())
-        elif not self.options.optimize and (tuned := self._committed(item, suite)) is not None:
+        elif not self.options.optimize and (tuned := self._committed(item, suite)[0]) is not None:
             strategy = parse_strategy(tuned.strategy, _letters())
         for seed in self.options.seeds if key != BEST else ():
             loop = self._together.get((suite.name, seed))
@@ -237,7 +244,7 @@ class Session:
         """Ids of this suite's strategies that report themselves: those with an item of their own in this run."""
         mine = [other for other in item.session.items if isinstance(other, pytest.Function)]
         mine = [other for other in mine if (other.parent, other.originalname) == (item.parent, item.originalname)]
-        return {str(value) for other in mine for value in other.callspec.params.values()}
+        return {str(key_of(other)) for other in mine if own_id(other) == own_id(item)}
 
     def _results(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> list[StrategyResult]:
         reference = suite.reference(strategy_text(strategy), self.options.lm)
@@ -292,7 +299,7 @@ class Session:
         from harness.state import State
         from harness.tuned import TunedFile, program_name, save_tuned
 
-        path = folder / f"{suite.name}.json"
+        path = folder / file_name(suite.name)
         scores = {
             split.split: {"mean": split.mean, "examples": len(split.scores), "unscored": split.unscored}
             for split in (result.validation, result.test)
@@ -392,20 +399,23 @@ class Session:
         loop.bench.evaluator.metric = self._evaluator(item, suite, seed).metric
         return loop
 
-    def _committed(self, item: pytest.Function, suite: Suite) -> TunedFile | None:
-        """The tuned program beside the suite's file, where it was made for the LM in use."""
-        path = item.path.parent / TUNED_FOLDER / f"{suite.name}.json"
+    def _committed(self, item: pytest.Function, suite: Suite) -> tuple[TunedFile | None, str]:
+        """The tuned program beside the suite's file, where it was made for the LM in use; else why it was not taken."""
+        path = item.path.parent / TUNED_FOLDER / file_name(suite.name)
         if not path.is_file():
-            return None
+            return None, ""
         from harness.tuned import read_tuned, require_program
 
         tuned = read_tuned(path)
         require_program(tuned, suite.program, path)
-        if tuned.state.lm.model != self.options.lm:
-            return None
+        if (model := tuned.state.lm.model) != self.options.lm:
+            return (
+                None,
+                f"{suite.name}: untuned, since {TUNED_FOLDER}/{path.name} is for {model}, not {self.options.lm}.",
+            )
         if tuned.adapter is not None and tuned.state.lm.adapter is not None:
             self._opened().adapters.import_(tuned.adapter, tuned.state.lm.adapter)
-        return tuned
+        return tuned, ""
 
     # Showing
 
@@ -462,19 +472,24 @@ class Session:
             ascii_only = not encoding.lower().startswith("utf")
             return render(plan_tables(self._plans), width=width, color=color, ascii_only=ascii_only)
         if not self._runs:
-            return ""
+            return self._unwritten
         from harness.report.left_out import left_out_text
+        from harness.report.safe import one_line
         from harness.report.table import render, suite_table
         from harness.results import SuiteRun
 
         runs = [SuiteRun.from_json(found) for found in self._runs]
         ascii_only = not encoding.lower().startswith("utf")
-        missing = left_out_text(runs)
+        missing = left_out_text(runs) + "".join(f"{one_line(run.note)}\n" for run in runs if run.note)
+        missing += self._unwritten
         table = render(suite_table(runs), width=width, color=color, ascii_only=ascii_only)
         return table + (missing.encode("ascii", "replace").decode() if ascii_only else missing)
 
-    def finish(self) -> None:
-        """Write the JSON report and close what was opened; called however the run ended."""
+    def finish(self) -> bool:
+        """Write the JSON report and close what was opened; called however the run ended.
+
+        False where the report could not be written; why is then part of what is shown.
+        """
         try:
             is_mine = not self.options.dry_run and not hasattr(self._config, "workerinput")
             if self.options.json is not None and is_mine:
@@ -482,27 +497,16 @@ class Session:
                 from harness.results import SuiteRun
 
                 write_json(self.options.json, [SuiteRun.from_json(found) for found in self._runs])
+        except OSError as error:
+            self._unwritten = (
+                f"--bt-json={self.options.json} could not be written ({error.strerror or error}). Run again with "
+                "another file: what was found is in the store.\n"
+            )
         finally:
             if self._runtime is not None:
                 self._runtime.close()
                 self._runtime = None
-
-
-def _name(item: pytest.Function, suite: Suite) -> str:
-    """The suite's name, told apart by the values of the user's own parameters."""
-    own = [str(value) for value in _own_parameters(item).values()]
-    return f"{suite.name}[{'-'.join(own)}]" if own else suite.name
-
-
-def _home(item: pytest.Function) -> str:
-    """Where one suite is written, in words: its file, class and function, and the parameters it is for."""
-    own = ", ".join(f"{name}={value!r}" for name, value in _own_parameters(item).items())
-    parent = item.parent.nodeid if item.parent is not None else item.path
-    return f"{parent}::{item.originalname}" + (f" with {own}" if own else "")
-
-
-def _own_parameters(item: pytest.Function) -> dict[str, object]:
-    return {name: value for name, value in item.callspec.params.items() if name not in METRIC_INPUTS}
+        return not self._unwritten
 
 
 def _lm(model: str | None) -> LMRef | None:

@@ -90,8 +90,14 @@ def suite(
         if not 0 <= max_unscored <= 1:
             raise SuiteError(f"suite {name!r}: max_unscored={max_unscored} is not between 0 and 1.")
         wanted = inspect.signature(function).parameters
-        if not {"example", "prediction"} & set(wanted):
+        asked = [argument for argument in ("example", "prediction") if argument in wanted]
+        if not asked:
             raise SuiteError(f"suite {name!r}: the metric takes neither 'example' nor 'prediction'; add them.")
+        for argument in asked:
+            if wanted[argument].default is not inspect.Parameter.empty:
+                raise SuiteError(
+                    f"suite {name!r}: pytest gives no value to {argument!r}, which has a default; remove it."
+                )
         made = Suite(
             name, program, data, threshold, max_unscored, stratify, dict(references or {}), dict(settings or {}), needs
         )

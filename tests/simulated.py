@@ -98,7 +98,11 @@ class SimulatedProvider:
         if self.model == "sim/seven":
             skill = float(number % 10 < 7)
         if self.model == "sim/patchy":
-            skill = 1.0 if request.lm.adapter else skill * (number >= 100 or request.seed == 0 < request.sampling.temperature)
+            skill = (
+                1.0
+                if request.lm.adapter
+                else skill * (number >= 100 or request.seed == 0 < request.sampling.temperature)
+            )
         luck = int(hashlib.sha256(request.digest.encode()).hexdigest()[:8], 16) / 2**32
         return Completion(f"answer: {right if luck < skill else wrong}", Usage(10 + 5 * demos, 3))
 

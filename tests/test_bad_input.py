@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -78,6 +79,7 @@ def test_a_suite_that_does_not_fit_together_fails(project: pytest.Pytester, old:
     ("old", "new", "message"),
     [
         ("threshold=0.1", "threshold=85", "*threshold=85 is not between 0 and 1*"),
+        ("(example, prediction)", "(example=None, prediction=None)", "*'example', which has a default; remove it*"),
         ("program=parity", "program='parity'", "*program= must be a function, not 'parity'*"),
         ("test_parity(example, prediction)", "test_parity(tmp_path)", "*takes neither 'example' nor 'prediction'*"),
         ('    """Say whether', '    return 5\n    """Say whether', "*'parity'*test_parity.py*code in its body*"),
@@ -101,21 +103,57 @@ def test_two_suites_of_one_name(project: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*two suites are named 'parity'*Rename one*"])
 
 
-@pytest.mark.parametrize(
-    ("new", "homes"),
-    [
-        ("class TestA:\n    {0}\nclass TestB:\n    {0}", "test_parity.py::TestA::test_parity*TestB::test_parity"),
-        ("@pytest.mark.parametrize('gold', [1, '1'])\n{1}", "test_parity.py::test_parity with gold=1*with gold='1'"),
-    ],
-)
-def test_two_suites_of_one_name_in_a_file(project: pytest.Pytester, new: str, homes: str) -> None:
+def test_two_suites_of_one_name_in_a_file(project: pytest.Pytester) -> None:
     head, metric = GOOD.split("@suite", 1)
     method = ("@suite" + metric).replace("(example, prediction)", "(self, example, prediction)").replace("\n", "\n    ")
-    function = ("@suite" + metric).replace("(example, prediction)", "(example, prediction, gold)")
-    project.makepyfile(test_parity="import pytest\n" + head + new.format(method, function))
+    project.makepyfile(test_parity=f"{head}\nclass TestA:\n    {method}\nclass TestB:\n    {method}")
     result = project.runpytest()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*two suites are named 'parity*': {homes}. Rename one*"])
+    result.stderr.fnmatch_lines(["*two suites are named 'parity': *::TestA::test_parity and *::TestB::test_parity. R*"])
+
+
+def test_a_unittest_method_is_no_suite(project: pytest.Pytester) -> None:
+    head, metric = GOOD.split("@suite", 1)
+    method = ("@suite" + metric).replace("(example, prediction)", "(self, example, prediction)").replace("\n", "\n    ")
+    project.makepyfile(test_case=f"import unittest\n{head}\nclass TestA(unittest.TestCase):\n    {method}")
+    result = project.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*test_case.py::TestA::test_parity: a method of unittest.TestCase cannot be a suite*"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bt-json=."], "*--bt-json=* is not a file; name another one*"),
+        (["--bt-json=test_parity.py/report.json"], "*--bt-json=* cannot be written, since *test_parity.py cannot*"),
+        (["--bt-optimize", "--bt-save=test_parity.py"], "*--bt-save=* is not a folder; name another one*"),
+        (["--bt-seeds=0,1"], "*--bt-seeds with several seeds*add --bt-optimize*"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_work(
+    project: pytest.Pytester, options: list[str], message: str
+) -> None:
+    result = project.runpytest(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize("line", ["bt_seeds = x", "bt_preset = nope", "bt_strategies = q\nbt_optimize = true"])
+def test_wrong_values_of_the_ini_file_are_usage_errors(project: pytest.Pytester, line: str) -> None:
+    project.makeini(f"[pytest]\n{line}\n")
+    result = project.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "Traceback" not in result.stderr.str()
+
+
+def test_the_ini_file_may_name_what_only_an_optimization_needs(project: pytest.Pytester) -> None:
+    (project.path / "sub").mkdir()
+    project.makeini("[pytest]\nbt_lm = sim/plain\nbt_save = kept\nbt_all = true\nbt_seeds = 0,1\nbt_store = here\n")
+    os.chdir(project.path / "sub")
+    project.runpytest("--strict-config", "..").assert_outcomes(passed=1)
+    assert (project.path / "here").is_dir()
+    project.runpytest("--bt-optimize", "--bt-strategies", "p", "..").assert_outcomes(passed=3)
+    assert (project.path / "kept" / "parity.json").is_file()
 
 
 def test_a_corrupt_store(project: pytest.Pytester) -> None:

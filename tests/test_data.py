@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from harness.data import Example, load_splits, sample
 from harness.errors import DataError
+from harness.options import Options
+from harness.sources import read_rows
 
 
 def rows(*numbers: int) -> list[dict[str, Any]]:
@@ -85,3 +88,15 @@ def test_stratified_samples_hold_each_value_in_proportion() -> None:
     first, second = sample(examples, (15, 35), random.Random(0), "label")
     assert set(Counter(e.label for e in first).values()) == {5}
     assert set(Counter(e.label for e in second).values()) <= {11, 12}
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\ufeff{"a": 1}\n\n{"a": 2}\n  \n', encoding="utf-8")
+    assert read_rows(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_an_empty_variable_names_no_data_folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BT_DATA_DIR", "")
+    pytester.makeini("[pytest]\nbt_data_dir = data\n")
+    assert Options.of(pytester.parseconfig()).data_dir == pytester.path / "data"

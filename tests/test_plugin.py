@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.report import json_report
 from tests.simulated import CONFTEST, SUITE, events
 
 
@@ -171,6 +172,65 @@ def test_the_gate_is_reported_where_the_program_cannot_be_saved(project: pytest.
     result = project.runpytest("--bt-optimize", "--bt-strategies", "p", "--bt-save", "tuned")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["gate *: p scores *"])
+
+
+def test_a_program_tuned_for_another_lm_is_not_taken_without_a_word(project: pytest.Pytester) -> None:
+    project.runpytest("--bt-optimize", "--bt-strategies", "p", "--bt-save", "tuned")
+    result = project.runpytest("--bt-lm", "sim/seven")
+    result.stdout.fnmatch_lines(["parity: untuned, since tuned/parity.json is for sim/plain, not sim/seven."])
+
+
+def test_a_report_that_cannot_be_written_at_the_end_loses_no_other(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json_report, "write_json", full)
+    result = project.runpytest("--bt-json", "report.json")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(["*LM programs*", "vanilla*", "--bt-json=*report.json could not be written (No space*"])
+
+
+def test_a_dry_run_with_errors_runs_nothing(project: pytest.Pytester, log: Path) -> None:
+    project.makepyfile(test_broken="import nonexistent")
+    result = project.runpytest("--bt-dry-run", "--continue-on-collection-errors")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*--bt-dry-run makes no plan after errors*"])
+    assert not events(log, "call")
+
+
+PARAMETRIZED = SUITE.replace("THRESHOLD", "0.0").replace("(example, prediction)", "(example, prediction, mode)")
+
+
+def parametrized(project: pytest.Pytester, values: str) -> None:
+    mark = f"import pytest\n\n@pytest.mark.parametrize('mode', {values})\n@suite"
+    project.makepyfile(test_parity=PARAMETRIZED.replace("@suite", mark))
+
+
+def test_parameters_are_no_strategies(project: pytest.Pytester) -> None:
+    parametrized(project, "['p', 'w']")
+    result = project.runpytest("--bt-optimize", "--bt-strategies", "p", "-k", "best")
+    result.assert_outcomes(passed=2, deselected=4)
+    table = ["vanilla*", "p *", "gate passed*"]
+    result.stdout.fnmatch_lines(["parity?p? *", *table, "parity?w? *", *table])
+
+
+def test_parameters_are_named_by_their_ids(project: pytest.Pytester) -> None:
+    parametrized(project, "[lambda: 1, '../up', 1, '1', 'x' * 300]")
+    project.runpytest("--bt-optimize", "--bt-strategies", "vanilla", "--bt-save", "tuned").assert_outcomes(passed=10)
+    assert not list(project.path.glob("*.json"))
+    saved = {path.name for path in (project.path / "tuned").iterdir()}
+    assert len(saved) == 5
+    assert "parity[<lambda>].json" in saved
+    result = project.runpytest()
+    result.assert_outcomes(passed=5)
+    assert "untuned" not in result.stdout.str()
+
+
+def test_a_skip_names_the_suite(project: pytest.Pytester) -> None:
+    result = project.runpytest("--bt-optimize", "--bt-lm", "sim/never", "--bt-strategies", "w", "-rs")
+    result.stdout.fnmatch_lines(["SKIPPED*test_parity.py:*no score: no trace to train on*"])
 
 
 def test_the_saved_program_is_gated_next_time(project: pytest.Pytester) -> None:
