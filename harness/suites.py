@@ -98,13 +98,21 @@ def suite(
                 raise SuiteError(
                     f"suite {name!r}: pytest gives no value to {argument!r}, which has a default; remove it."
                 )
-        made = Suite(
-            name, program, data, threshold, max_unscored, stratify, dict(references or {}), dict(settings or {}), needs
-        )
+        known = _plain(references or {})
+        made = Suite(name, program, data, threshold, max_unscored, stratify, known, dict(settings or {}), needs)
         setattr(function, _ATTRIBUTE, made)
         return function
 
     return decorate
+
+
+def _plain(references: References) -> References:
+    """With strategies as the harness writes them: ``"p -> w"`` for ``"p->w"``."""
+    plain: dict[str, Any] = {}
+    for name, value in references.items():
+        strategy = " -> ".join(step.strip() for step in name.split("->"))
+        plain[strategy] = _plain(value) if isinstance(value, Mapping) else value
+    return plain
 
 
 def suite_of(function: Any) -> Suite | None:

@@ -10,6 +10,7 @@ import pytest
 from harness.data import Example
 from harness.errors import MetricError
 from harness.metric import Metric, Verdict
+from harness.suites import suite, suite_of
 from harness.trace import Trace
 
 EXAMPLE = Example({"answer": "a"})
@@ -88,3 +89,12 @@ def test_async_metrics() -> None:
 
     assert judged(metric) == Verdict(1.0)
     assert judged(metric, "b").score == 0.0
+
+
+def test_references_may_be_written_without_blanks() -> None:
+    @suite(program=print, data={}, references={"p->w": 1.0, "llama": {"p->w->p": 2.0}})
+    def test_it(example: object) -> None: ...
+
+    found = suite_of(test_it)
+    assert found is not None
+    assert (found.reference("p -> w", "x"), found.reference("p -> w -> p", "local/llama")) == (1.0, 2.0)
