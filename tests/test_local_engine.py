@@ -321,6 +321,32 @@ def test_a_failing_forward_pass_fails_the_calls_that_cause_it(folder: Path, monk
     made.close()
 
 
+def test_a_mixed_batch_that_fails_leaves_nothing_behind_in_the_layers(
+    folder: Path, adapters: Adapters, digests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of one adapter after it, as many as it had rows, must not be computed with its rows' adapters."""
+    made = LocalProvider(f"local/{folder}", adapters)
+    alone = [request(word, adapter=digests[0]) for word in WORDS[:8]]
+    mixed = [request(word, adapter=digests[index % 2]) for index, word in enumerate(WORDS[:8])]
+    expected, expected_mixed = texts(ask(made, alone)), texts(ask(made, mixed))
+    assert made._engine._served is not None
+    layer = made._engine._served.base.model.layers[1]
+    forward = layer.forward
+    failed: list[int] = []
+
+    def failing(hidden: Any, *rest: Any, **named: Any) -> Any:
+        if not failed and len(hidden) == 8:
+            failed.append(len(hidden))
+            raise RuntimeError("out of memory, once")
+        return forward(hidden, *rest, **named)
+
+    monkeypatch.setattr(layer, "forward", failing)
+    assert texts(ask(made, mixed)) == expected_mixed
+    assert failed
+    assert texts(ask(made, alone)) == expected
+    made.close()
+
+
 def test_a_damaged_adapter_is_named(folder: Path, tmp_path: Path) -> None:
     kept = Adapters(tmp_path / "adapters")
     digest = make_adapter(folder, kept, 5)

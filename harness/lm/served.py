@@ -153,7 +153,17 @@ class ServedModel:
             names = ["__base__" if digest is None else self._names[digest] for digest in chosen]
             return self._peft(adapter_names=names, **inputs)
 
-        yield mixed
+        hooks = {module: set(module._forward_pre_hooks) for module in self.base.modules()}
+        try:
+            yield mixed
+        except BaseException:
+            # PEFT tells layers the rows' adapters by hooks, and leaves these behind where the pass fails: the next
+            # batch would be computed with the adapters of this one.
+            for module, known in hooks.items():
+                for key in set(module._forward_pre_hooks) - known:
+                    del module._forward_pre_hooks[key]
+                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+            raise
 
     def _switch(self, digest: str | None) -> None:
         if self._peft is None:
