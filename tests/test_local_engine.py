@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -344,6 +345,43 @@ def test_a_mixed_batch_that_fails_leaves_nothing_behind_in_the_layers(
     assert texts(ask(made, mixed)) == expected_mixed
     assert failed
     assert texts(ask(made, alone)) == expected
+    made.close()
+
+
+def test_halves_are_tried_when_the_failed_batchs_memory_is_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LocalProvider(f"local/{folder}")
+    ask(made, [request("a")])
+    decoder, served = made._engine._decoder, made._engine._served
+    assert decoder is not None
+    assert served is not None
+    caches: list[weakref.ref[Any]] = []
+    kept: list[int] = []
+    run, new_cache = decoder.run, decoder._new_cache
+
+    def noted(**options: Any) -> Any:
+        cache = new_cache(**options)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    def counting(*arguments: Any) -> None:
+        kept.append(sum(cache() is not None for cache in caches))
+        run(*arguments)
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(decoder, "run", counting)
+    monkeypatch.setattr(decoder, "_new_cache", noted)
+    monkeypatch.setattr(served.base.model.layers[1], "forward", failing)
+
+    async def all_of_them() -> list[Any]:
+        requests = [request(word) for word in WORDS[:4]]
+        return list(await asyncio.gather(*(made.complete(one) for one in requests), return_exceptions=True))
+
+    errors = asyncio.run(all_of_them())
+    assert kept == [0] * 7
+    assert all(isinstance(error, LMError) for error in errors)
+    assert not any(cache() for cache in caches), "the errors that callers have keep memory"
     made.close()
 
 

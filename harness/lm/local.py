@@ -18,6 +18,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import AdapterError, ContextTooLongError, HarnessError, LMError, UnknownModelError
@@ -432,16 +433,20 @@ class _Engine:
         def pointless() -> bool:
             return self._closed or all(calls[index].future.done() for index in batch.rows)
 
+        left: list[int] = []
         try:
             self._decoder.run(rows, batch, finished, pointless)
         except Exception as error:  # noqa: BLE001 - out of memory, or a row the model cannot take
+            # Its frames hold the batch's keys and values, and whoever gets the error may keep it.
+            clear_frames(error.__traceback__)
             left = [index for index in batch.rows if not calls[index].future.done()]
             if len(left) == 1:
-                _fail(calls[left[0]].future, _engine_error(error))
-            elif left:
-                middle = len(left) // 2
-                self._run(calls, rows, Batch(tuple(left[:middle])))
-                self._run(calls, rows, Batch(tuple(left[middle:])))
+                _fail(calls[left.pop()].future, _engine_error(error))
+        # After the except block, when nothing refers to the failed batch: what is tried next needs its memory.
+        if left:
+            middle = len(left) // 2
+            self._run(calls, rows, Batch(tuple(left[:middle])))
+            self._run(calls, rows, Batch(tuple(left[middle:])))
 
     def _model(self) -> ServedModel:
         if self._served is None:
