@@ -6,7 +6,7 @@ import importlib
 import json
 import re
 import shlex
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +44,16 @@ def export(tuned: Path, folder: Path, *, merge: bool = False) -> list[Path]:
     served = _served(found, tuned.stem, merge)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(tuned, folder / "program.json")
         if merge:
             _merge(found, folder / "model")
         elif found.adapter is not None:
             _copy_adapter(found, folder / "adapter")
+        (folder / "program.json").write_text(_program(tuned, found, merge), encoding="utf-8")
         for name, prompt in _prompts(found):
             path = folder / "prompts" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(prompt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_readme(found, tuned.stem, served), encoding="utf-8")
+        (folder / "README.md").write_text(_readme(found, tuned.stem, served, merge), encoding="utf-8")
     except OSError as error:
         raise TunedProgramError(f"{folder} cannot be written ({error}); name another folder.") from error
     return sorted(path for path in folder.rglob("*") if path.is_file())
@@ -89,6 +89,18 @@ def _served(tuned: TunedFile, name: str, merged: bool) -> _Served:
     )
 
 
+def _program(tuned: Path, found: TunedFile, merged: bool) -> str:
+    """The tuned program's file as it reads in the exported folder: the weights lie under other names there."""
+    body = json.loads(tuned.read_text(encoding="utf-8"))
+    if merged:
+        # With the dot it is a path, never an id of the hub.
+        body["state"]["lm"] = {"model": "local/./model", "adapter": None}
+        del body["adapter"]
+    elif found.adapter is not None:
+        body["adapter"] = "adapter"
+    return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+
+
 def _rank(adapter: Path) -> int:
     try:
         rank = int(json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8"))["r"])
@@ -98,8 +110,6 @@ def _rank(adapter: Path) -> int:
 
 
 def _copy_adapter(tuned: TunedFile, folder: Path) -> None:
-    import tempfile
-
     from harness.train.adapters import Adapters
 
     if tuned.adapter is None or tuned.state.lm.adapter is None:
@@ -116,14 +126,12 @@ def _merge(tuned: TunedFile, folder: Path) -> None:
     from harness.lm.local import folder_of
     from harness.train.loader import load_with_transformers, quiet
 
-    checked = folder.with_name("adapter")
-    _copy_adapter(tuned, checked)
-    loaded = load_with_transformers(folder_of(tuned.state.lm.model))
-    with quiet():
-        model = PeftModel.from_pretrained(loaded.model, str(checked)).merge_and_unload()
+    with quiet(), tempfile.TemporaryDirectory() as checked:
+        _copy_adapter(tuned, Path(checked))
+        loaded = load_with_transformers(folder_of(tuned.state.lm.model))
+        model = PeftModel.from_pretrained(loaded.model, checked).merge_and_unload()
         model.save_pretrained(folder, safe_serialization=True)
         loaded.tokenizer.save_pretrained(folder)
-    shutil.rmtree(checked)
 
 
 def _prompts(tuned: TunedFile) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -165,7 +173,7 @@ def _modules(program: str) -> Mapping[str, Module[..., Any]]:
     return {value.signature.name: value for value in names.values() if isinstance(value, Module)}
 
 
-def _readme(tuned: TunedFile, name: str, served: _Served) -> str:
+def _readme(tuned: TunedFile, name: str, served: _Served, merged: bool) -> str:
     lm = tuned.state.lm
     function = tuned.program.rpartition(".")[2]
     lines = [f"# {name}", ""]
@@ -201,4 +209,9 @@ def _readme(tuned: TunedFile, name: str, served: _Served) -> str:
         f'In Python, beside the program\'s code, `harness.load("program.json", {function})` is the tuned program as a',
         "function.",
     ]
+    if merged:
+        lines += [
+            "It finds `model/` where Python runs in this folder; elsewhere add the folder's place:",
+            '`lm="local/PATH/OF/THIS/FOLDER/model"`.',
+        ]
     return "\n".join(lines) + "\n"

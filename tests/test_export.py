@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,7 +81,8 @@ def test_an_adapter_with_the_command_that_serves_it(tmp_path: Path, capsys: pyte
     )
     prompt = json.loads((folder / "prompts" / "classify.json").read_text())
     assert prompt["demos"][1] == {"inputs": {"text": "b"}, "outputs": {"label": "b"}}
-    assert (folder / "program.json").read_bytes() == path.read_bytes()
+    loaded = read_tuned(folder / "program.json")
+    assert loaded == replace(read_tuned(path), adapter=folder / "adapter")
     assert main(["export", str(path), "--to", str(folder)]) == 1
     assert "is not empty; name a new folder" in capsys.readouterr().err
 
@@ -132,6 +135,47 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert "nowhere.program" in done.stdout
 
 
+def test_exported_programs_answer_as_before_wherever_their_folder_goes(tmp_path: Path) -> None:
+    from tests.test_local_engine import make_adapter
+    from tests.tiny_llama import make_tiny_llama
+
+    base = make_tiny_llama(tmp_path / "tiny")
+    adapters = Adapters(tmp_path / "adapters")
+    tuned = replace(
+        TUNED,
+        program="shipped_program.answer",
+        state=State(LMRef(f"local/{base}", make_adapter(base, adapters, 1)), {"answer": Prompt("Say it.")}),
+        sampling=Sampling(0.0, max_tokens=12),
+    )
+    program = tmp_path / "saved" / "iris.json"
+    save_tuned(program, tuned, adapters)
+    (tmp_path / "shipped_program.py").write_text(
+        'from harness import module\n\n@module\ndef answer(text: str) -> str:\n    """Answer."""\n'
+    )
+
+    def answers(folder: Path, *programs: Path) -> list[list[str]]:
+        code = (
+            "import harness, json, shipped_program, sys\n"
+            "loaded = [harness.load(path, shipped_program.answer) for path in sys.argv[1:]]\n"
+            "print(json.dumps([[tuned(text) for text in ('setosa', 'petal')] for tuned in loaded]))"
+        )
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+        command = [sys.executable, "-c", code, *map(str, programs)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+        assert not done.returncode, done.stderr
+        found: list[list[str]] = json.loads(done.stdout)
+        return found
+
+    assert main(["export", str(program), "--to", str(tmp_path / "a")]) == 0
+    assert main(["export", str(program), "--to", str(tmp_path / "b"), "--merge"]) == 0
+    before = answers(tmp_path, program)
+    shutil.rmtree(program.parent)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    merged = (tmp_path / "b").rename(tmp_path / "merged")
+    # A merged model is found from its folder.
+    assert answers(merged, tmp_path / "moved" / "program.json", merged / "program.json") == 2 * before
+
+
 def test_merged_weights_answer_like_base_and_adapter_together(tmp_path: Path) -> None:
     from harness.lm.local import LocalProvider
     from harness.lm.request import Message, Request
@@ -153,6 +197,8 @@ def test_merged_weights_answer_like_base_and_adapter_together(tmp_path: Path) ->
     assert not (out / "adapter").exists()
     import asyncio
 
+    program = read_tuned(out / "program.json")
+    assert program == replace(read_tuned(tmp_path / "odd.json"), state=State(LMRef("local/./model")), adapter=None)
     merged = LocalProvider(f"local/{out / 'model'}", adapters)
     greedy = Sampling(0.0, max_tokens=12)
     try:
