@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness.errors import HarnessError, TunedProgramError, UsageError
+from harness.errors import ParseError, TunedProgramError, UsageError
 from harness.modules import Module
 from harness.prompt import demo_turns, system_text
 from harness.state import Prompt
@@ -32,7 +32,7 @@ def export(tuned: Path, folder: Path, *, merge: bool = False) -> list[Path]:
     imported where it can be, for the text of its prompts.
 
     Raises:
-        TunedProgramError: the file cannot be read.
+        TunedProgramError: the file cannot be read, or the program's code fails or no longer fits it.
         AdapterError: its weights are missing or damaged.
         UsageError: there is nothing to merge, or the folder holds something already.
     """
@@ -41,7 +41,9 @@ def export(tuned: Path, folder: Path, *, merge: bool = False) -> list[Path]:
         raise UsageError(f"{folder} is not empty; name a new folder.")
     if merge and (found.adapter is None or not found.state.lm.model.startswith("local/")):
         raise UsageError(f"{tuned} has no adapter of a local/... LM, so there is nothing to merge; leave out --merge.")
-    served = _served(found, tuned.stem, merge)
+    # All that may fail for the program's sake comes before anything is written.
+    prompts = dict(_prompts(found))
+    readme = _readme(found, tuned.stem, _served(found, tuned.stem, merge), merge)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if merge:
@@ -49,11 +51,11 @@ def export(tuned: Path, folder: Path, *, merge: bool = False) -> list[Path]:
         elif found.adapter is not None:
             _copy_adapter(found, folder / "adapter")
         (folder / "program.json").write_text(_program(tuned, found, merge), encoding="utf-8")
-        for name, prompt in _prompts(found):
+        for name, prompt in prompts.items():
             path = folder / "prompts" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.json"
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(prompt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_readme(found, tuned.stem, served, merge), encoding="utf-8")
+        (folder / "README.md").write_text(readme, encoding="utf-8")
     except OSError as error:
         raise TunedProgramError(f"{folder} cannot be written ({error}); name another folder.") from error
     return sorted(path for path in folder.rglob("*") if path.is_file())
@@ -141,8 +143,15 @@ def _prompts(tuned: TunedFile) -> Iterator[tuple[str, dict[str, Any]]]:
         prompt = tuned.state.prompt(name)
         structured = tuned.sampling.structured
         turns = [("system", system_text(module.signature, prompt.instruction, structured=structured))]
-        for demo in prompt.demos:
-            turns += [(turn.role, turn.content) for turn in demo_turns(module.signature, demo, structured=structured)]
+        try:
+            for demo in prompt.demos:
+                demo_messages = demo_turns(module.signature, demo, structured=structured)
+                turns += [(turn.role, turn.content) for turn in demo_messages]
+        except (KeyError, ValueError, ParseError) as error:
+            raise TunedProgramError(
+                f"The demos of {name} in {tuned.program} do not fit its signature any more ({_said(error)}); optimize "
+                "the program again, or bring back the signature it was tuned with."
+            ) from error
         yield (
             name,
             {
@@ -166,11 +175,22 @@ def _raw(prompt: Prompt) -> dict[str, Any]:
 def _modules(program: str) -> Mapping[str, Module[..., Any]]:
     """The modules in reach of a program's function, by their names; empty where it cannot be imported."""
     home = program.rpartition(".")[0]
+    if not home:
+        return {}
     try:
         names = vars(importlib.import_module(home))
-    except (ImportError, ValueError, HarnessError):
+    except ImportError:
         return {}
+    except Exception as error:  # a program's code may raise anything
+        raise TunedProgramError(
+            f"The module {home}, where the program's code is, fails when it is imported ({_said(error)}); mend that, "
+            "or export where the code cannot be imported at all."
+        ) from error
     return {value.signature.name: value for value in names.values() if isinstance(value, Module)}
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _readme(tuned: TunedFile, name: str, served: _Served, merged: bool) -> str:
@@ -191,12 +211,13 @@ def _readme(tuned: TunedFile, name: str, served: _Served, merged: bool) -> str:
         lines += ["The LM is the provider's own: there is nothing to serve."]
     sampling = tuned.sampling
     local = ', api_base="http://localhost:8000/v1"' if served.command else ""
+    answer = "is a JSON object with" if sampling.structured else "has a line `name: value` for"
     lines += [
         "",
         "## Call",
         "",
         "`prompts/` holds what goes before the last turn of each module; the last turn is a line `name: value` for",
-        "each of its inputs, and the answer has a line `name: value` for each field of `reply`.",
+        f"each of its inputs, and the answer {answer} each field of `reply`.",
         "",
         "```python",
         "import json, litellm",

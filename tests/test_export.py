@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -103,6 +104,40 @@ def test_prompts_are_chats_where_the_program_can_be_imported(tmp_path: Path, mon
     ]
     assert (prompt["inputs"], prompt["reply"]) == (["text"], ["answer"])
     assert "there is nothing to serve" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_the_readme_says_what_an_answer_looks_like(tmp_path: Path, structured: bool) -> None:
+    path = saved(tmp_path, replace(TUNED, sampling=replace(TUNED.sampling, structured=structured)))
+    assert main(["export", str(path), "--to", str(tmp_path / "out")]) == 0
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert ("the answer is a JSON object with each field of `reply`" in readme) == structured
+    assert ("the answer has a line `name: value` for each field of `reply`" in readme) != structured
+
+
+CLASSIFY = "from harness import module\n\n\n@module\ndef classify(text: str{more}) -> str:\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import os\nos.environ['NOT_SET_ANYWHERE']\n", r"module broken_\w+, .* fails when .*KeyError.*NOT_SET"),
+        (CLASSIFY.format(more=", extra: int"), r"demos of classify in broken_\w+\.classify do not fit .*extra"),
+        (CLASSIFY.format(more="").replace("text: str", "text: int"), r"demos of classify .*ValidationError"),
+    ],
+)
+def test_a_program_whose_code_fails_or_changed_leaves_no_half_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str, message: str
+) -> None:
+    name = f"broken_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = saved(tmp_path, replace(TUNED, program=f"{name}.classify"), adapter=True)
+    assert main(["export", str(path), "--to", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("TunedProgramError: ")
+    assert re.search(message, error, re.DOTALL)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_providers_own_weights_are_called_by_their_name(tmp_path: Path) -> None:
