@@ -21,7 +21,7 @@ from harness.lm.encode import encode_prompt
 from harness.lm.local import LocalProvider
 from harness.lm.request import Completion, LMRef, Message, Request, Sampling
 from harness.train.adapters import Adapters
-from harness.train.loader import quiet
+from harness.train.loader import LoadedModel, quiet
 from tests.tiny_llama import CHAT_TEMPLATE, make_tiny_llama
 
 WORDS = [
@@ -533,6 +533,35 @@ def test_a_model_that_cannot_be_loaded_fails_its_calls(tmp_path: Path) -> None:
     made = LocalProvider(f"local/{folder}")
     with pytest.raises(UnknownModelError, match="cannot be loaded"):
         ask(made, [request("a")])
+    made.close()
+
+
+def test_a_model_that_does_not_fit_into_memory_is_loaded_once(folder: Path) -> None:
+    loads: list[Path] = []
+    held: list[weakref.ref[Any]] = []
+
+    def load(folder: Path) -> LoadedModel:
+        loads.append(folder)
+        half = {folder}
+        held.append(weakref.ref(half))
+        raise RuntimeError("CUDA out of memory. Tried to allocate 15 GiB.")
+
+    made = LocalProvider(f"local/{folder}", loader=load)
+
+    async def all_of_them() -> list[Any]:
+        asked = [made.complete(request(word)) for word in WORDS]
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    errors = asyncio.run(all_of_them()) + asyncio.run(all_of_them())
+    assert loads == [folder]
+    assert len(set(map(id, errors))) == 2 * len(WORDS)
+    for error in errors:
+        assert isinstance(error, UnknownModelError)
+        assert error.fatal
+        assert "cannot be loaded: RuntimeError: CUDA out of memory" in str(error)
+        assert "use a smaller model" in str(error)
+        assert isinstance(error.__cause__, RuntimeError)
+    assert held[0]() is None, "the half of the model that had been loaded stays in memory"
     made.close()
 
 

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import clear_frames
@@ -259,6 +260,7 @@ class _Engine:
         self._lock = threading.Lock()
         self._closed = False
         self._served: ServedModel | None = None
+        self._unloadable: HarnessError | None = None
         self._decoder: Decoder | None = None
         self._limits = _CPU_LIMITS
         self._choices: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
@@ -449,21 +451,34 @@ class _Engine:
             self._run(calls, rows, Batch(tuple(left[middle:])))
 
     def _model(self) -> ServedModel:
+        """The model, loaded once; where that failed, no call tries again. Raises what loading raised."""
+        if self._served is None and self._unloadable is None:
+            try:
+                self._served = self._load()
+            except Exception as error:  # noqa: BLE001 - out of memory, or whatever else a loader raises
+                # Its frames hold what had been loaded by then.
+                clear_frames(error.__traceback__)
+                self._unloadable = error if isinstance(error, HarnessError) else _load_error(self._source.model, error)
         if self._served is None:
-            from harness.train.loader import loader_named
-
-            # Before transformers is imported: Unsloth wants to come first.
-            load = loader_named(self._loader) if isinstance(self._loader, str) else self._loader
-            loaded = load(self._source.folder())
-            from harness.lm.encode import stop_tokens
-            from harness.lm.generate import Decoder
-            from harness.lm.served import ServedModel
-
-            served = ServedModel(loaded)
-            self._decoder = Decoder(served, stop_tokens(served.tokenizer, served.base.generation_config))
-            self._limits = _GPU_LIMITS if served.device.type == "cuda" else _CPU_LIMITS
-            self._served = served
+            assert self._unloadable is not None
+            # A copy, since one that is raised many times would gather all the tracebacks.
+            raise copy(self._unloadable) from self._unloadable.__cause__
         return self._served
+
+    def _load(self) -> ServedModel:
+        from harness.train.loader import loader_named
+
+        # Before transformers is imported: Unsloth wants to come first.
+        load = loader_named(self._loader) if isinstance(self._loader, str) else self._loader
+        loaded = load(self._source.folder())
+        from harness.lm.encode import stop_tokens
+        from harness.lm.generate import Decoder
+        from harness.lm.served import ServedModel
+
+        served = ServedModel(loaded)
+        self._decoder = Decoder(served, stop_tokens(served.tokenizer, served.base.generation_config))
+        self._limits = _GPU_LIMITS if served.device.type == "cuda" else _CPU_LIMITS
+        return served
 
 
 def _closed() -> LMError:
@@ -476,6 +491,15 @@ def _engine_error(error: Exception) -> Exception:
     wrapped = LMError(f"The local engine failed: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def _load_error(model: str, error: Exception) -> LMError:
+    failed = UnknownModelError(
+        f"{model!r} cannot be loaded: {type(error).__name__}: {error} Where it does not fit into memory, end what else "
+        "is in there, or use a smaller model or --bt-loader unsloth-4bit."
+    )
+    failed.__cause__ = error
+    return failed
 
 
 def _answer(future: Future[Completion], completion: Completion) -> None:
