@@ -526,6 +526,35 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
         LocalProvider(f"local/{tmp_path}")
 
 
+@pytest.mark.parametrize("left_out", ["model-00002-of-00002.safetensors", "model.safetensors.index.json"])
+def test_a_download_that_was_interrupted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str
+) -> None:
+    import huggingface_hub
+
+    snapshot = tmp_path / ("a" * 40)
+    snapshot.mkdir()
+    parts = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    files = {"config.json": "{}", **dict.fromkeys(parts, "")}
+    files["model.safetensors.index.json"] = json.dumps({"weight_map": {"a": parts[0], "b": parts[1], "c": parts[1]}})
+    downloads: list[str] = []
+
+    def snapshot_download(hub_id: str, *, local_files_only: bool = False, **_: Any) -> str:
+        if not local_files_only:
+            downloads.append(hub_id)
+            (snapshot / left_out).write_text(files[left_out])
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for name in files.keys() - {left_out}:
+        (snapshot / name).write_text(files[name])
+    with pytest.raises(UnknownModelError, match=f"has no .*{left_out}"):
+        LocalProvider(f"local/{snapshot}")
+    for _ in range(2):
+        assert LocalProvider("local/org/big").identity() == f"local/org/big@{'a' * 32}"
+    assert downloads == ["org/big"]
+
+
 def test_a_model_that_cannot_be_loaded_fails_its_calls(tmp_path: Path) -> None:
     folder = make_tiny_llama(tmp_path / "m", hidden=16, heads=2, kv_heads=1, layers=1)
     weights = folder / "model.safetensors"

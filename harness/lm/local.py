@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import queue
 import re
@@ -203,17 +204,31 @@ def folder_of(model: str) -> Path:
 
 
 def _existing(model: str, folder: Path) -> Path:
-    missing = [
-        what
-        for what, pattern in (("config.json", "config.json"), ("safetensors weights", "*.safetensors"))
-        if next(folder.glob(pattern), None) is None
-    ]
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if next(folder.glob("*.safetensors"), None) is None:
+        missing.append("safetensors weights")
+    else:
+        missing += _missing_weights(folder)
     if missing:
         raise UnknownModelError(
             f"{model!r}: the folder {folder} has no {' and no '.join(missing)}. Point to a folder that "
             "transformers' save_pretrained wrote (pickled weights are not loaded)."
         )
     return folder
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    """Weights that should be beside those in the folder: a download that was interrupted leaves some of them out."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return []
+    if not index.is_file():
+        return [index.name] if any(folder.glob("*-of-*.safetensors")) else []
+    try:
+        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return [f"sound {index.name}"]
+    return [part for part in parts if not (folder / part).is_file()]
 
 
 def _file_digest(path: Path) -> str:
