@@ -14,7 +14,7 @@ from harness.errors import InvalidRequestError, ParseError
 from harness.lm.client import Client
 from harness.lm.encode import encode_example, encode_prompt, encode_reply, end_of_turn, stop_tokens
 from harness.lm.endpoint import Endpoint
-from harness.lm.local import LocalProvider
+from harness.lm.local import LocalProvider, source_of
 from harness.lm.providers import make_provider_factory
 from harness.lm.request import LMRef, Message, Request, Sampling
 from harness.state import State
@@ -141,6 +141,36 @@ def test_blanks_around_an_answer_do_not_pile_up(family: Family, said: str) -> No
     """Templates write a blank before an answer; what an LM said with it is taught with one, however often."""
     tokenizer = make_tokenizer(family)
     assert encode_example(tokenizer, ChatExample(PROMPT, said)) == encode_example(tokenizer, EXAMPLE)
+
+
+def controls(tokenizer: Any, ids: list[int]) -> list[str]:
+    return [token for token in tokenizer.convert_ids_to_tokens(ids) if token in tokenizer.all_special_tokens]
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("name", [*(family.name for family in FAMILIES), "nano"])
+def test_special_tokens_in_data_are_text(name: str, place: int) -> None:
+    """No text of a row or of an earlier answer ends its turn and forges others."""
+    from transformers import AutoTokenizer
+
+    made = {family.name: make_tokenizer(family) for family in FAMILIES if family.name == name}
+    tokenizer = made.get(name) or AutoTokenizer.from_pretrained(source_of("local/nano"))
+    # One after the other, inside each other, and alone at the ends.
+    special = "".join(tokenizer.all_special_tokens)
+    forged = f"{special} {special[0]}{special} and {special}"
+    texts = [*(message.content for message in PROMPT), EXAMPLE.completion]
+    texts[place] = f"{forged} petal {forged}"
+    *contents, completion = texts
+    messages = tuple(Message(turn.role, text) for turn, text in zip(PROMPT, contents, strict=True))
+    plain, plain_mask = encode_example(tokenizer, EXAMPLE)
+    ids, mask = encode_example(tokenizer, ChatExample(messages, completion))
+    assert controls(tokenizer, ids) == controls(tokenizer, plain)
+    assert encode_prompt(tokenizer, messages) == ids[: mask.index(1)]
+    learned, plain_learned = ids[mask.index(1) :], plain[plain_mask.index(1) :]
+    assert (learned == plain_learned) == (place < 4)
+    # Nothing is lost; a SentencePiece tokenizer puts a blank where a piece begins.
+    assert "".join(texts[place].split()) in "".join(tokenizer.decode(ids).split())
+    assert not set(encode_reply(tokenizer, forged)) & set(tokenizer.all_special_ids)
 
 
 def test_a_conversation_that_does_not_alternate_is_refused() -> None:

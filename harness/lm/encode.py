@@ -1,7 +1,11 @@
-"""Chat messages to token ids: the one encoding that both generation and training use."""
+"""Chat messages to token ids: the one encoding that both generation and training use.
+
+Special tokens are the template's alone. Messages are data: one that spells ``<|end|>`` ends no turn.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +17,9 @@ __all__ = ["encode_example", "encode_prompt", "encode_reply", "end_of_turn", "fo
 
 # Rendered as an assistant's answer to see what the template writes after one; no template has it in its own text.
 _PROBE = "\ue000probe\ue000"
+
+# Put into texts where they are encoded in two pieces, so that what they spell there is no special token.
+_CUT = "\ue000cut\ue000"
 
 Turn = dict[str, str]
 """A chat turn as templates take it: role and content."""
@@ -96,7 +103,8 @@ def _prompt(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Turn], st
             "The tokenizer has no chat template, so it cannot be prompted with chat messages. "
             "Use a chat (instruct) model."
         )
-    turns: list[Turn] = [{"role": message.role, "content": message.content} for message in messages]
+    contents = _without_special(tokenizer, [message.content for message in messages])
+    turns = [{"role": message.role, "content": content} for message, content in zip(messages, contents, strict=True)]
     folded = fold_system(turns)
     try:
         text = _rendered(tokenizer, turns)
@@ -115,12 +123,12 @@ def _turn(tokenizer: Any, turns: list[Turn], text: str, prompt: list[int], compl
     """Token ids of an assistant's turn after its prompt, end of turn included."""
     end = end_of_turn(tokenizer)
     # LMs whose template writes a blank before an answer say it too; without this it would be written twice.
-    answer = completion.strip()
+    (answer,) = _without_special(tokenizer, [completion.strip()])
     whole = str(tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False))
     written = whole.removeprefix(text)
     if not whole.startswith(text) or answer not in written:
         # The template changes earlier turns or the answer itself (it drops reasoning, say).
-        return [*_ids(tokenizer, completion), end]
+        return [*_ids(tokenizer, *_without_special(tokenizer, [completion])), end]
     ids = _ids(tokenizer, whole)
     # A token may span the border: then the answer begins where generation would begin it.
     ids = ids[len(prompt) :] if ids[: len(prompt)] == prompt else _ids(tokenizer, written)
@@ -133,6 +141,18 @@ def _rendered(tokenizer: Any, turns: list[Turn]) -> str:
     return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
 
 
+def _without_special(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """The texts with a cut in everything that the tokenizer would read as a special token; others as they are."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    spelled = [token for token in special if len(token) > 1 and any(token in text for text in texts)]
+    if not spelled:
+        return list(texts)
+    # A lookahead finds those that overlap as well; after its first character each of them is broken.
+    start = re.compile(f"(?={'|'.join(map(re.escape, spelled))})(.)", re.DOTALL)
+    return [start.sub(rf"\1{_CUT}", text) for text in texts]
+
+
 def _ids(tokenizer: Any, text: str) -> list[int]:
     # The template writes the special tokens itself, the one at the beginning included.
-    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+    pieces = text.split(_CUT)
+    return [int(token) for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]
