@@ -31,6 +31,8 @@ class Example(Mapping[str, Any]):
         return self._row[key]
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_row":  # not set yet: a copy is made without `__init__`
+            raise AttributeError(name)
         try:
             return self._row[name]
         except KeyError:
@@ -51,6 +53,10 @@ class Example(Mapping[str, Any]):
         return digest_of(to_jsonable_python(self._row, fallback=str))[:16]
 
 
+_TAKEN = frozenset(dir(Example))
+"""Names that an example's attributes have already, so that a field of that name cannot be read as one."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """Training, validation and test examples, disjoint. Validation chooses, test is only reported."""
@@ -68,7 +74,8 @@ class Splits:
 def load_splits(data: Any, suite: str) -> Splits:
     """Call ``data`` if it is a callable and check what it holds.
 
-    Raises `DataError` naming the suite for a split that is missing or empty, or an example in two splits.
+    Raises `DataError` naming the suite for a split that is missing or empty, a field whose name examples have taken,
+    or an example in two splits.
     """
     value = data() if callable(data) else data
     if not isinstance(value, Mapping):
@@ -91,6 +98,11 @@ def _rows(value: Mapping[str, Any], name: str, suite: str) -> tuple[Example, ...
     for row in rows:
         if not isinstance(row, Mapping):
             raise DataError(f"suite {suite!r}: a row of {key!r} is {type(row).__name__}, not a mapping of fields.")
+        if taken := sorted(_TAKEN.intersection(row)):
+            raise DataError(
+                f"suite {suite!r}: a row of {key!r} has the field {taken[0]!r}, which example.{taken[0]} would not "
+                "read; rename the field."
+            )
         examples.append(row if isinstance(row, Example) else Example(row))
     if not examples:
         raise DataError(f"suite {suite!r}: the split {key!r} is empty; every split needs at least one example.")

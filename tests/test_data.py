@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from pathlib import Path
@@ -22,10 +23,25 @@ def rows(*numbers: int) -> list[dict[str, Any]]:
 
 
 def test_examples_are_read_as_items_and_as_attributes() -> None:
-    example = Example({"question": "why", "items": 3})
-    assert (example.question, example["question"], example["items"]) == ("why", "why", 3)
-    with pytest.raises(AttributeError, match="no field 'answer', only question, items"):
+    example = Example({"question": "why", "count": 3})
+    assert (example.question, example["question"], example["count"]) == ("why", "why", 3)
+    with pytest.raises(AttributeError, match="no field 'answer', only question, count"):
         _ = example.answer
+
+
+@pytest.mark.parametrize("name", ["items", "values", "keys", "get", "digest", "_row", "__len__"])
+def test_fields_that_cannot_be_read_as_attributes_are_refused(name: str) -> None:
+    data = {"train": rows(1), "validation": rows(2), "test": [{"number": 3, name: 4}]}
+    with pytest.raises(DataError, match=f"'s': a row of 'test' has the field '{name}'.*rename"):
+        load_splits(data, "s")
+
+
+def test_a_copied_example_is_the_same_example_with_a_row_of_its_own() -> None:
+    example = Example({"tags": ["a"]})
+    for copied in (copy.copy(example), copy.deepcopy(example)):
+        assert (copied, copied.digest) == (example, example.digest)
+    copy.deepcopy(example).tags.append("b")
+    assert example.tags == ["a"]
 
 
 def test_splits_may_be_a_callable_and_go_by_common_names() -> None:
