@@ -126,13 +126,18 @@ def sample(
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Two disjoint sub-samples of at most these sizes; where there are too few, both shrink in proportion.
 
-    With ``stratify`` both samples hold each value of that field in proportion.
+    With ``stratify`` both samples hold each value of that field in proportion. Raises `DataError` where an example
+    has no such field.
     """
     order = list(examples)
     rng.shuffle(order)
     if stratify is not None:
         groups: dict[Any, list[Example]] = defaultdict(list)
         for example in order:
+            if stratify not in example:
+                raise DataError(
+                    f"stratify={stratify!r} is no field of the examples ({', '.join(example)}); name one of them."
+                )
             groups[repr(example[stratify])].append(example)
         order = _dealt(list(groups.values()))
     first, second = sizes

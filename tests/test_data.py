@@ -116,3 +116,8 @@ def test_an_empty_variable_names_no_data_folder(pytester: pytest.Pytester, monke
     monkeypatch.setenv("BT_DATA_DIR", "")
     pytester.makeini("[pytest]\nbt_data_dir = data\n")
     assert Options.of(pytester.parseconfig()).data_dir == pytester.path / "data"
+
+
+def test_a_sample_is_not_stratified_by_a_field_that_is_not_there() -> None:
+    with pytest.raises(DataError, match=r"stratify='label' is no field of the examples \(number\)"):
+        sample([Example({"number": 1})], (1, 1), random.Random(0), "label")
