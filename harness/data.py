@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic_core import to_jsonable_python
-
 from harness.errors import DataError
 from harness.lm.request import digest_of
+from harness.prompt import plain
 
 __all__ = ["Example", "Splits", "load_splits", "sample"]
 
@@ -50,7 +49,7 @@ class Example(Mapping[str, Any]):
     @cached_property
     def digest(self) -> str:
         """Identity of the row: equal rows are the same example, whichever split they are in."""
-        return digest_of(to_jsonable_python(self._row, fallback=str))[:16]
+        return digest_of(plain(self._row, str))[:16]
 
 
 _TAKEN = frozenset(dir(Example))

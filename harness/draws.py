@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.errors import HypothesisException
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, PrimitiveProvider
 from hypothesis.strategies import SearchStrategy
-from pydantic_core import to_jsonable_python
 
 from harness.data import Example
 from harness.errors import DataError
 from harness.lm.request import digest_of
+from harness.prompt import plain
 
 __all__ = ["Drawn", "drawn"]
 
@@ -90,7 +90,7 @@ class Drawn:
             return example.digest
         if self.unique not in example:
             raise DataError(f"unique={self.unique!r} is no field of the strategy's rows ({', '.join(example)}).")
-        return digest_of(to_jsonable_python(example[self.unique], fallback=str))
+        return digest_of(plain(example[self.unique], str))
 
 
 def _example(row: Any) -> Example:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -312,7 +312,12 @@ def _short(text: str, limit: int = 200) -> str:
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
+def plain(value: Any, fallback: Callable[[Any], str]) -> Any:
+    """Any value as JSON, bytes as base64; ``fallback`` gives the text of what JSON has no form for."""
+    return to_jsonable_python(value, by_alias=False, bytes_mode="base64", fallback=fallback)
+
+
 def shown(value: Any, limit: int = 300) -> str:
     """A value as short text for people."""
-    text = value if isinstance(value, str) else json.dumps(to_jsonable_python(value, fallback=repr), ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(plain(value, repr), ensure_ascii=False)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -18,6 +18,9 @@ from harness.options import Options
 from harness.sources import read_rows
 
 
+from harness.prompt import shown
+
+
 def rows(*numbers: int) -> list[dict[str, Any]]:
     return [{"number": number} for number in numbers]
 
@@ -42,6 +45,12 @@ def test_a_copied_example_is_the_same_example_with_a_row_of_its_own() -> None:
         assert (copied, copied.digest) == (example, example.digest)
     copy.deepcopy(example).tags.append("b")
     assert example.tags == ["a"]
+
+
+def test_any_bytes_have_a_digest_and_can_be_shown() -> None:
+    pictures = [Example({"picture": picture}) for picture in (b"\xff", b"\xfe", b"a")]
+    assert len({example.digest for example in pictures}) == 3
+    assert shown(dict(pictures[0])) == '{"picture": "_w=="}'
 
 
 def test_splits_may_be_a_callable_and_go_by_common_names() -> None:
