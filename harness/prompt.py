@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
-from harness.errors import ParseError
+from harness.errors import ParseError, SuiteError
 from harness.lm.request import Message
 from harness.signature import REASONING, Field, Signature
 from harness.state import Demo, Prompt
@@ -54,14 +55,25 @@ def chat(
 ) -> tuple[Message, ...]:
     """All turns of one call: instruction, demos as earlier turns, then the inputs.
 
-    ``structured`` asks for replies, and shows those of the demos, as JSON objects.
+    ``structured`` asks for replies, and shows those of the demos, as JSON objects. Raises `SuiteError` naming the
+    module and the field where a value cannot be written.
     """
-    demos = [turn for demo in prompt.demos for turn in demo_turns(signature, demo, structured=structured)]
-    return (
-        Message("system", system_text(signature, prompt.instruction, structured=structured)),
-        *demos,
-        Message("user", write_fields(signature.inputs, inputs)),
-    )
+    with _naming(signature):
+        demos = [turn for demo in prompt.demos for turn in demo_turns(signature, demo, structured=structured)]
+        return (
+            Message("system", system_text(signature, prompt.instruction, structured=structured)),
+            *demos,
+            Message("user", write_fields(signature.inputs, inputs)),
+        )
+
+
+@contextmanager
+def _naming(signature: Signature) -> Iterator[None]:
+    """Have errors name the module: a value that cannot be written is the suite's fault, never a wrong answer."""
+    try:
+        yield
+    except SuiteError as error:
+        raise SuiteError(f"module {signature.name!r}: {error}") from error
 
 
 def demo_turns(signature: Signature, demo: Demo, *, structured: bool = False) -> tuple[Message, Message]:
@@ -81,7 +93,10 @@ def write_reply(signature: Signature, outputs: Mapping[str, Any], *, structured:
 
 
 def write_fields(fields: Sequence[Field], values: Mapping[str, Any]) -> str:
-    """``name: value`` for each field, a line or a block each; `read_fields` gives the values back."""
+    """``name: value`` for each field, a line or a block each; `read_fields` gives the values back.
+
+    Raises `SuiteError` naming the field where no text does.
+    """
     return "\n".join(_write(field, values[field.name], fields) for field in fields)
 
 
@@ -139,7 +154,8 @@ def possible_replies(signature: Signature) -> tuple[str, ...]:
     if len(signature.reply) != 1:
         return ()
     (field,) = signature.reply
-    return tuple(write_fields([field], {field.name: value}) for value in field.values)
+    with _naming(signature):
+        return tuple(write_fields([field], {field.name: value}) for value in field.values)
 
 
 def read_fields(fields: Sequence[Field], text: str) -> dict[str, Any]:
@@ -166,9 +182,15 @@ def _dump(field: Field, value: Any) -> Any:
 
 # Writing
 
+_REMEDY = "Change the field's annotation, or convert the value in the program."
+
 
 def _write(field: Field, value: Any, fields: Sequence[Field]) -> str:
-    for text in _renderings(field, value):
+    try:
+        texts = list(_renderings(field, value))
+    except ValueError as error:  # pydantic cannot say it in JSON
+        raise SuiteError(f"the value of the field {field.name!r} cannot be written: {error}. {_REMEDY}") from error
+    for text in texts:
         separator = "" if text.startswith("\n") or not text else " "
         line = f"{field.name}:{separator}{text}"
         spans, _ = _split(fields, line)
@@ -180,7 +202,9 @@ def _write(field: Field, value: Any, fields: Sequence[Field]) -> str:
             continue
         if _same(back, value):
             return line
-    raise ParseError(f"the value of the field {field.name!r} cannot be written as text: {_short(repr(value))}")
+    raise SuiteError(
+        f"the value {_short(repr(value))} of the field {field.name!r} would not be read back from its text. {_REMEDY}"
+    )
 
 
 def _renderings(field: Field, value: Any) -> Iterator[str]:
@@ -196,10 +220,18 @@ def _renderings(field: Field, value: Any) -> Iterator[str]:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Equal in type and value; by ``repr``, since NaN is unlike itself and 1 equals 1.0 inside a list."""
-    return type(first) is type(second) and (
-        repr(first) == repr(second) or (first == second and isinstance(first, (set, frozenset)))
-    )
+    """Whether ``first``, read back, stands for ``second``: equal in type and value as far as JSON tells types apart.
+
+    JSON has one kind of list, and its keys are texts. By ``repr`` as well, since NaN is unlike itself; item by item,
+    since 1 equals 1.0 inside a list.
+    """
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        kind = type(first) in (list, type(second))
+        return kind and len(first) == len(second) and all(map(_same, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = all(isinstance(key, str) or _same(key, other) for key, other in zip(first, second, strict=False))
+        return keys and len(first) == len(second) and all(map(_same, first.values(), second.values()))
+    return type(first) is type(second) and (repr(first) == repr(second) or bool(first == second))
 
 
 # Reading
@@ -207,14 +239,15 @@ def _same(first: Any, second: Any) -> bool:
 
 def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
     """The raw text of each field that is there, and the text before the first of them."""
-    names = {field.name.casefold(): field.name for field in fields}
-    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    starts = list(re.finditer(rf"^[*`#_ ]*({pattern})[*`_ ]*:(?:\*\*)?", text, re.MULTILINE | re.IGNORECASE))
+    names = sorted((field.name for field in fields), key=len, reverse=True)
+    pattern = "|".join(f"({re.escape(name)})" for name in names)
+    starts = list(re.finditer(rf"^[*`#_ ]*(?:{pattern})[*`_ ]*:(?:\*\*)?", text, re.MULTILINE | re.IGNORECASE))
     starts = [start for start in starts if not start.group(0).startswith("  ")]
     spans: dict[str, str] = {}
     ends = [*(start.start() for start in starts[1:]), len(text)]
     for start, end in zip(starts, ends, strict=False):
-        spans.setdefault(names[start.group(1).casefold()], text[start.end() : end])
+        assert start.lastindex is not None  # some name matched
+        spans.setdefault(names[start.lastindex - 1], text[start.end() : end])
     return spans, text[: starts[0].start()] if starts else text
 
 

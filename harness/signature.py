@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import dis
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,12 +141,14 @@ def signature_of(
         raise ModuleDefinitionError(f"{where}: the return annotation is missing; it says what the LM answers.")
     inputs = tuple(_field(key, hints[key], where) for key in parameters)
     outputs, build = _outputs(hints["return"], output, where)
-    taken = {field.name for field in inputs} | ({REASONING} if reasoning else set())
-    for field in outputs:
-        if field.name in taken:
+    taken = [REASONING] if reasoning else []
+    for field in (*inputs, *outputs):
+        if like := next((name for name in taken if _alike(name, field.name)), None):
+            differs = "" if like == field.name else f" ({like!r}: the case of names does not count)"
             raise ModuleDefinitionError(
-                f"{where}: the output {field.name!r} has the name of another field; choose another."
+                f"{where}: the field {field.name!r} has the name of another field{differs}; choose another."
             )
+        taken.append(field.name)
     return Signature(
         name=name or function.__name__,
         instruction=inspect.getdoc(function) or _default_instruction(inputs, outputs),
@@ -188,7 +191,22 @@ def _field(name: str, annotation: Any, where: str, description: str = "") -> Fie
             f"{where}: the field {name!r} has a type pydantic cannot validate ({annotation!r}); "
             "use str, numbers, bool, Literal, Enum, lists, dataclasses or pydantic models."
         ) from error
+    for value in field.values:
+        try:
+            read = field.adapter.validate_json(field.adapter.dump_json(value))
+        except ValueError:
+            read = None
+        if read != value:
+            raise ModuleDefinitionError(
+                f"{where}: the option {value!r} of the field {name!r} does not read back from JSON; "
+                "use texts or numbers."
+            )
     return field
+
+
+def _alike(first: str, second: str) -> bool:
+    """Whether a reader that forgives the case of names takes one for the other."""
+    return re.fullmatch(re.escape(first), second, re.IGNORECASE) is not None
 
 
 def _annotated(info: FieldInfo) -> Any:

@@ -126,6 +126,16 @@ def test_inputs_are_converted_to_their_types() -> None:
     assert half.messages(3, ("a",)).__getitem__(-1).content == "x: 3.0\ntags:\n- a"  # type: ignore[arg-type]
 
 
+def test_an_input_that_cannot_be_written_is_never_an_answer_of_the_lm() -> None:
+    @module
+    def ask(x: Any) -> str: ...
+
+    with answering("answer: a") as context:
+        with pytest.raises(SuiteError, match=r"module 'ask': .* of the field 'x' .*convert the value"):
+            ask({1: "a", "1": "b"})
+        assert not context.client.requests
+
+
 def test_a_trace_holds_every_call_in_order_whatever_became_of_it() -> None:
     @module
     def first(x: int) -> int: ...
@@ -211,6 +221,19 @@ def test_what_a_signature_must_have() -> None:
 
         @module
         def twice(answer: str) -> str: ...
+
+    with pytest.raises(ModuleDefinitionError, match=r"'N' has the name of another field .'n': the case"):
+
+        @module
+        def cased(n: int, N: int) -> int: ...
+
+    class Shade(Enum):
+        RED = (255, 0, 0)
+
+    with pytest.raises(ModuleDefinitionError, match=r"option <Shade.RED.*'answer' does not read back"):
+
+        @module
+        def shade(x: str) -> Shade: ...
 
     with pytest.raises(ModuleDefinitionError, match="'Unknown' is not defined"):
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from harness import module
-from harness.errors import ParseError
+from harness.errors import ParseError, SuiteError
 from harness.prompt import chat, demo_turns, read_fields, read_reply, system_text, write_fields
 from harness.signature import Field
 from harness.state import Demo, Prompt
@@ -88,6 +89,50 @@ def test_the_reply_of_several_outputs_reads_back(reasoning: str, first: str, sec
 
     values = {"reasoning": reasoning, "first": first, "second": second}
     assert read_reply(pair.signature, write_fields(pair.signature.reply, values)) == values
+
+
+@dataclass(frozen=True)
+class Cat:
+    name: str
+
+
+@dataclass(frozen=True)
+class Dog:
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "text"),
+    [
+        (datetime, datetime(2020, 1, 1, tzinfo=UTC), "2020-01-01T00:00:00Z"),
+        (dict, {1: "a"}, '{"1": "a"}'),
+        (list, [(1, 2), 3.0], "[[1, 2], 3.0]"),
+        (Any, (1, "2"), '\n- 1\n- "2"'),
+    ],
+)
+def test_values_that_json_has_no_type_of_its_own_for_are_written(annotation: Any, value: Any, text: str) -> None:
+    assert write_fields([Field("f", annotation)], {"f": value}) == f"f:{'' if text[0] == chr(10) else ' '}{text}"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Cat | Dog, Dog("Rex")),
+        (list[Cat | Dog], [Dog("Rex")]),
+        (dict, {1: "a", "1": "b"}),
+        (Any, Cat("Tom")),
+        (bytes, b"\xff"),
+    ],
+)
+def test_a_value_that_would_read_back_as_another_is_refused(annotation: Any, value: Any) -> None:
+    with pytest.raises(SuiteError, match=r"'f'.*[Cc]hange the field's annotation"):
+        write_fields([Field("f", annotation)], {"f": value})
+
+
+def test_names_are_told_apart_as_they_are_written() -> None:
+    fields = [Field("straße", str), Field("strasse", str)]
+    values = {"straße": "a", "strasse": "b"}
+    assert read_fields(fields, write_fields(fields, values)) == values
 
 
 @module(reasoning=True)
