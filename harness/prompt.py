@@ -107,6 +107,10 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
     after reasoning, where it is more likely half an answer), and text before the first field as the reasoning
     where that has no name of its own.
     """
+    try:
+        completion.encode()
+    except UnicodeEncodeError as error:
+        raise ParseError(f"the completion is no text: {error}") from error
     if (found := _object(signature, completion)) is not None:
         return found
     spans, before = _split(signature.reply, completion)
@@ -260,7 +264,8 @@ def _object(signature: Signature, completion: str) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # no JSON, half a surrogate pair, or nested too deeply
         return None
     needed = {field.name for field in signature.outputs}
     if not isinstance(found, dict) or not needed <= set(found) <= needed | {REASONING}:
@@ -329,6 +334,7 @@ def _json_text(text: str) -> str:
     value = json.loads(text)
     if not isinstance(value, str):
         raise ValueError(text)
+    value.encode()  # half a surrogate pair is no text
     return value
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from harness import module
 from harness.errors import ParseError, SuiteError
-from harness.prompt import chat, demo_turns, read_fields, read_reply, system_text, write_fields
+from harness.prompt import chat, demo_turns, from_json, read_fields, read_reply, system_text, to_json, write_fields
 from harness.signature import Field
 from harness.state import Demo, Prompt
 
@@ -133,6 +133,50 @@ def test_names_are_told_apart_as_they_are_written() -> None:
     fields = [Field("straße", str), Field("strasse", str)]
     values = {"straße": "a", "strasse": "b"}
     assert read_fields(fields, write_fields(fields, values)) == values
+
+
+class Kiss(NamedTuple):
+    city: str
+    skis: int
+    kicks: list[Any]
+
+
+@module(reasoning=True)
+def kiss(x: str) -> Kiss: ...
+
+
+@module(output="city")
+def town(x: str) -> str: ...
+
+
+@module
+def anything(x: str) -> Any: ...
+
+
+# Letters that ignoring case takes for i, s and k, though folding the case of some does not give these.
+_PIECES = [
+    *("city", "c\u0131ty", "C\u0130TY", "skis", "\u017fk\u0131\u017f", "kicks", "\u212aicks", "answer", "reasoning"),
+    *(": ", "\n", "- ", "**", "{", "}", "[", "]", '"', ",", "```\n", "1", "NaN", "\\ud800", "\ud800", "[" * 1200),
+]
+_texts = st.lists(st.sampled_from(_PIECES) | st.text(max_size=3), max_size=20).map("".join) | st.text()
+
+
+@given(_texts)
+@example("c\u0131ty: Rome\nskis: 2\nkicks: []")
+@example('{"answer": ' + "[" * 1200)
+@example('{"answer": ' + "[" * 900 + "]" * 900 + "}")
+@example('{"city": "\\ud800"}')
+def test_any_text_is_read_or_is_a_wrong_answer(text: str) -> None:
+    for contract in (kiss.signature, town.signature, anything.signature):
+        try:
+            found = read_reply(contract, text)
+        except ParseError:
+            continue
+        from_json(contract.reply, to_json(contract.reply, found))
+
+
+def test_the_case_of_a_name_is_forgiven_in_turkish_too() -> None:
+    assert read_reply(kiss.signature, "c\u0131ty: Rome\nSKIS: 2\nkicks: []")["city"] == "Rome"
 
 
 @module(reasoning=True)
