@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from harness.context import Context, current
 from harness.errors import ParseError, SuiteError
 from harness.lm.request import Message, Reply, Request
-from harness.prompt import chat, possible_replies, read_reply, reply_schema, to_json
+from harness.prompt import REFUSALS, chat, possible_replies, read_reply, reply_schema, to_json
 from harness.signature import Signature, signature_of
 from harness.state import Prompt
 from harness.trace import ModuleCall
@@ -113,8 +113,11 @@ class _Call:
     def _build(self, outputs: Mapping[str, Any]) -> Any:
         try:
             return self._signature.build({field.name: outputs[field.name] for field in self._signature.outputs})
-        except ValidationError as error:
-            raise ParseError(f"module {self._signature.name!r}: {error.errors()[0]['msg']}") from error
+        except REFUSALS as error:
+            words = (
+                error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+            )
+            raise ParseError(f"module {self._signature.name!r}: {words}") from error
 
 
 _REPEAT = 1_000_000

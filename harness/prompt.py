@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, TypeAdapter, create_model
 from pydantic_core import to_jsonable_python
 
 from harness.errors import ParseError, SuiteError
@@ -24,6 +24,7 @@ from harness.signature import REASONING, Field, Signature
 from harness.state import Demo, Prompt
 
 __all__ = [
+    "REFUSALS",
     "chat",
     "demo_turns",
     "possible_replies",
@@ -34,6 +35,9 @@ __all__ = [
     "write_fields",
     "write_reply",
 ]
+
+REFUSALS = (ValueError, TypeError, AssertionError)
+"""What types raise on values they do not take: pydantic's validation errors, and those of a ``__post_init__``."""
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
@@ -274,7 +278,7 @@ def _object(signature: Signature, completion: str) -> dict[str, Any] | None:
     for field in signature.reply:
         try:
             values[field.name] = field.adapter.validate_json(json.dumps(found.get(field.name, "")))
-        except ValidationError:
+        except REFUSALS:
             # Numbers as texts, options in another case: what is forgiven in text is forgiven here.
             values[field.name] = _read(field, _text_of(found[field.name]))
     return values
@@ -289,7 +293,7 @@ def _read(field: Field, raw: str) -> Any:
     for attempt in _attempts(field, text):
         try:
             return attempt()
-        except (ValidationError, ValueError):
+        except REFUSALS:
             continue
     raise ParseError(f"the field {field.name!r} wants {field.hint or 'text'}, not: {_short(text)}")
 

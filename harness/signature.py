@@ -175,6 +175,12 @@ def _outputs(annotation: Any, name: str, where: str) -> tuple[tuple[Field, ...],
                 if dataclasses.is_dataclass(bare)
                 else list(bare._fields)
             )
+            try:
+                inspect.signature(bare).bind(**dict.fromkeys(keys))
+            except TypeError as error:
+                raise ModuleDefinitionError(
+                    f"{where}: {bare.__name__} cannot be made of its fields ({error}); give the rest a default."
+                ) from error
             fields = tuple(_field(key, hints[key], where) for key in keys)
             return fields, lambda values: bare(**values)
     if not name.isidentifier():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -92,6 +92,31 @@ def test_several_outputs() -> None:
         assert (pair("a"), data("a"), model("a")) == (Pair(1, "b"), Data(1, "b"), Model(first=1, second="b"))
     with answering("first: -1\nsecond: b"), pytest.raises(ParseError, match="'first'"):
         model("a")
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, AssertionError])
+def test_what_an_output_type_refuses_is_a_wrong_answer(error: type[Exception]) -> None:
+    @dataclass
+    class Span:
+        low: int
+        high: int
+
+        def __post_init__(self) -> None:
+            if self.low > self.high:
+                raise error("low > high")
+
+    @module
+    def span(x: str) -> Span: ...
+
+    @module
+    def spans(x: str) -> list[Span]: ...
+
+    with answering("low: 1\nhigh: 2"):
+        assert span("a") == Span(1, 2)
+    with answering("low: 2\nhigh: 1"), pytest.raises(ParseError, match=f"'span': {error.__name__}: low > high"):
+        span("a")
+    with answering('{"answer": [{"low": 2, "high": 1}]}'), pytest.raises(ParseError, match="'answer'"):
+        spans("a")
 
 
 def test_async_modules_are_awaited() -> None:
@@ -234,6 +259,16 @@ def test_what_a_signature_must_have() -> None:
 
         @module
         def shade(x: str) -> Shade: ...
+
+    @dataclass
+    class Partial:
+        first: int
+        second: InitVar[int]
+
+    with pytest.raises(ModuleDefinitionError, match=r"Partial cannot be made of its fields .*'second'"):
+
+        @module
+        def partly(x: str) -> Partial: ...
 
     with pytest.raises(ModuleDefinitionError, match="'Unknown' is not defined"):
 
