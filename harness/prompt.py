@@ -9,13 +9,14 @@ JSON object of the fields. LMs that can be held to a JSON schema are asked for t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, create_model
+from pydantic import ConfigDict, RootModel, TypeAdapter, create_model
 from pydantic_core import to_jsonable_python
 
 from harness.errors import ParseError, SuiteError
@@ -185,7 +186,30 @@ def from_json(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, A
 
 
 def _dump(field: Field, value: Any) -> Any:
-    return field.adapter.dump_python(value, mode="json")
+    return _settled(value, field.adapter.dump_python(value, mode="json"))
+
+
+def _settled(value: Any, dumped: Any) -> Any:
+    """``dumped``, the JSON of ``value``, with the items of sets in order: a set has another one in every process."""
+    if isinstance(value, RootModel):
+        return _settled(value.root, dumped)
+    parts: list[Any] = []
+    if isinstance(dumped, dict):
+        parts = list(value.values()) if isinstance(value, Mapping) else [getattr(value, key, None) for key in dumped]
+    elif isinstance(dumped, list) and isinstance(value, (list, tuple, set, frozenset)):
+        parts = list(value)
+    if not parts or len(parts) != len(dumped):  # a plain value, or one that writes itself in its own way
+        return dumped
+    if isinstance(dumped, dict):
+        return {key: _settled(part, item) for part, (key, item) in zip(parts, dumped.items(), strict=True)}
+    items = [_settled(part, item) for part, item in zip(parts, dumped, strict=True)]
+    return sorted(items, key=_rank) if isinstance(value, (set, frozenset)) else items
+
+
+def _rank(item: Any) -> tuple[float, str]:
+    """Numbers by size, then everything else by its text."""
+    size = item if isinstance(item, (int, float)) and item == item else math.inf
+    return size, json.dumps(item, sort_keys=True, ensure_ascii=False)
 
 
 # Writing
@@ -357,7 +381,7 @@ def _short(text: str, limit: int = 200) -> str:
 
 def plain(value: Any, fallback: Callable[[Any], str]) -> Any:
     """Any value as JSON, bytes as base64; ``fallback`` gives the text of what JSON has no form for."""
-    return to_jsonable_python(value, by_alias=False, bytes_mode="base64", fallback=fallback)
+    return _settled(value, to_jsonable_python(value, by_alias=False, bytes_mode="base64", fallback=fallback))
 
 
 def shown(value: Any, limit: int = 300) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,45 @@ def test_any_bytes_have_a_digest_and_can_be_shown() -> None:
     pictures = [Example({"picture": picture}) for picture in (b"\xff", b"\xfe", b"a")]
     assert len({example.digest for example in pictures}) == 3
     assert shown(dict(pictures[0])) == '{"picture": "_w=="}'
+
+
+_SETS = """
+from dataclasses import dataclass
+from harness import module
+from harness.data import Example
+from harness.prompt import shown, to_json
+
+@dataclass(frozen=True)
+class Box:
+    tags: frozenset[str]
+
+@module
+def ask(tags: set[str], sizes: set[int], groups: dict[str, set[frozenset[str]]], boxes: list[Box]) -> str: ...
+
+letters = frozenset("abcdefgh")
+groups = {"x": {letters, frozenset({"z", "y"})}}
+row = {"tags": set(letters), "sizes": {10, 9}, "groups": groups, "boxes": [Box(letters)]}
+print(ask.messages(**row)[-1].content)
+print(to_json(ask.signature.inputs, row))
+print(Example(row).digest, shown(row))
+"""
+
+
+def test_sets_are_the_same_in_every_process() -> None:
+    texts = [
+        subprocess.run(
+            [sys.executable, "-c", _SETS],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent.parent,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert texts[0] == texts[1]
+    assert "sizes:\n- 9\n- 10\n" in texts[0]
+    assert 'groups: {"x": [["a", "b",' in texts[0]
 
 
 def test_splits_may_be_a_callable_and_go_by_common_names() -> None:

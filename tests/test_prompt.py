@@ -48,6 +48,8 @@ TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Size, st.sampled_from(Size)),
     (list[str], st.lists(st.text())),
     (list[int], st.lists(st.integers())),
+    (set[str], st.sets(st.text())),
+    (dict[str, set[int]], st.dictionaries(st.text(), st.sets(st.integers()))),
     (list[list[str]], st.lists(st.lists(st.text()))),
     (str | None, st.none() | st.text()),
     (int | str, st.integers() | st.text()),
