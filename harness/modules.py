@@ -63,7 +63,7 @@ class Module(Generic[P, R]):
         values = {}
         for field in self.signature.inputs:
             try:
-                values[field.name] = field.adapter.validate_python(bound.arguments[field.name])
+                values[field.name] = field.read_python(bound.arguments[field.name])
             except ValidationError as error:
                 raise SuiteError(
                     f"module {self.signature.name!r}: the input {field.name!r} is not {field.annotation!r}: "

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-from pydantic import ConfigDict, RootModel, TypeAdapter, create_model
+from pydantic import ConfigDict, RootModel, create_model
 from pydantic_core import to_jsonable_python
 
 from harness.errors import ParseError, SuiteError
@@ -142,7 +142,7 @@ def reply_schema(signature: Signature) -> str:
     """
     wanted: dict[str, Any] = {field.name: (field.annotation, ...) for field in signature.reply}
     model = create_model("Reply", __config__=ConfigDict(protected_namespaces=()), **wanted)
-    return json.dumps(_strict(model.model_json_schema()))
+    return json.dumps(_strict(model.model_json_schema(by_alias=False)))
 
 
 def _strict(schema: Any) -> Any:
@@ -182,11 +182,11 @@ def to_json(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def from_json(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: field.adapter.validate_json(json.dumps(values[field.name])) for field in fields}
+    return {field.name: field.read_json(json.dumps(values[field.name])) for field in fields}
 
 
 def _dump(field: Field, value: Any) -> Any:
-    return _settled(value, field.adapter.dump_python(value, mode="json"))
+    return _settled(value, field.dump(value))
 
 
 def _settled(value: Any, dumped: Any) -> Any:
@@ -301,7 +301,7 @@ def _object(signature: Signature, completion: str) -> dict[str, Any] | None:
     values: dict[str, Any] = {}
     for field in signature.reply:
         try:
-            values[field.name] = field.adapter.validate_json(json.dumps(found.get(field.name, "")))
+            values[field.name] = field.read_json(json.dumps(found.get(field.name, "")))
         except REFUSALS:
             # Numbers as texts, options in another case: what is forgiven in text is forgiven here.
             values[field.name] = _read(field, _text_of(found[field.name]))
@@ -323,28 +323,27 @@ def _read(field: Field, raw: str) -> Any:
 
 
 def _attempts(field: Field, text: str) -> Iterator[Any]:
-    adapter: TypeAdapter[Any] = field.adapter
     if field.is_text:
         if text.startswith('"'):
-            yield lambda: adapter.validate_python(_json_text(text))
-        yield lambda: adapter.validate_python(text)
+            yield lambda: field.read_python(_json_text(text))
+        yield lambda: field.read_python(text)
         return
     fenced = _FENCE.search(text)
     if fenced:
-        yield lambda: adapter.validate_json(fenced.group(1))
-    yield lambda: adapter.validate_json(text)
+        yield lambda: field.read_json(fenced.group(1))
+    yield lambda: field.read_json(text)
     if text.startswith("- "):
         items = re.split(r"^- ", "\n" + text, flags=re.MULTILINE)[1:]
         plain = [_dedent("\n" + item, bullet=True) for item in items]
-        yield lambda: adapter.validate_json("[" + ",".join(plain) + "]")
-        yield lambda: adapter.validate_python(plain)
-    yield lambda: adapter.validate_strings(text)
+        yield lambda: field.read_json("[" + ",".join(plain) + "]")
+        yield lambda: field.read_python(plain)
+    yield lambda: field.adapter.validate_strings(text, by_alias=True, by_name=True)
     if field.options:
-        yield lambda: adapter.validate_python(_option(field.options, text))
-        yield lambda: adapter.validate_json(_option(field.options, text))
+        yield lambda: field.read_python(_option(field.options, text))
+        yield lambda: field.read_json(_option(field.options, text))
     if _THOUSANDS.fullmatch(text):
-        yield lambda: adapter.validate_json(text.replace(",", "").lstrip("+"))
-    yield lambda: adapter.validate_python(text)
+        yield lambda: field.read_json(text.replace(",", "").lstrip("+"))
+    yield lambda: field.read_python(text)
 
 
 def _dedent(raw: str, *, bullet: bool = False) -> str:

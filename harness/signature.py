@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import dis
 import inspect
+import json
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from functools import cached_property
 from types import CodeType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, RootModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from harness.errors import ModuleDefinitionError
@@ -41,6 +42,18 @@ class Field:
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.annotation)
+
+    def dump(self, value: Any) -> Any:
+        """The value as JSON. The fields of models have their names: an alias may be one for reading alone."""
+        return self.adapter.dump_python(value, mode="json", by_alias=False)
+
+    def read_json(self, text: str) -> Any:
+        """The value of a JSON text, which may have the aliases of fields as well as their names."""
+        return self.adapter.validate_json(text, by_alias=True, by_name=True)
+
+    def read_python(self, value: Any) -> Any:
+        """The value, validated; dictionaries are models as in `read_json`."""
+        return self.adapter.validate_python(value, by_alias=True, by_name=True)
 
     @cached_property
     def values(self) -> tuple[Any, ...]:
@@ -82,7 +95,7 @@ class Field:
             return "a number"
         if (typing.get_origin(bare) or bare) in (list, tuple, set, frozenset):
             return 'a list, one "- item" per line'
-        return f"JSON of the schema {_compact(self.adapter.json_schema())}"
+        return f"JSON of the schema {_compact(self.adapter.json_schema(by_alias=False))}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,11 +176,11 @@ def _outputs(annotation: Any, name: str, where: str) -> tuple[tuple[Field, ...],
     """Several fields for a dataclass, NamedTuple or pydantic model, otherwise one."""
     bare = _bare(annotation)
     if isinstance(bare, type):
-        if issubclass(bare, BaseModel):
+        if issubclass(bare, BaseModel) and not issubclass(bare, RootModel):
             fields = tuple(
                 _field(key, _annotated(info), where, info.description or "") for key, info in bare.model_fields.items()
             )
-            return fields, lambda values: bare.model_validate(dict(values))
+            return fields, lambda values: bare.model_validate(dict(values), by_alias=False, by_name=True)
         if dataclasses.is_dataclass(bare) or (issubclass(bare, tuple) and hasattr(bare, "_fields")):
             hints = typing.get_type_hints(bare, include_extras=True)
             keys = (
@@ -199,7 +212,7 @@ def _field(name: str, annotation: Any, where: str, description: str = "") -> Fie
         ) from error
     for value in field.values:
         try:
-            read = field.adapter.validate_json(field.adapter.dump_json(value))
+            read = field.read_json(json.dumps(field.dump(value)))
         except ValueError:
             read = None
         if read != value:
@@ -257,6 +270,4 @@ def _location(function: Callable[..., Any]) -> str:
 
 
 def _compact(value: Any) -> str:
-    import json
-
     return json.dumps(value, separators=(",", ":"))

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field, RootModel
 
 from harness import module
 from harness.context import Context, running
@@ -112,6 +113,56 @@ def test_a_suite_that_does_not_ask_gets_text(server: HttpLM) -> None:
 def test_vllm_can_unless_its_settings_deny_it() -> None:
     assert VllmProvider("hosted_vllm/m", Endpoint("http://127.0.0.1:1/v1")).takes_schema()
     assert not VllmProvider("hosted_vllm/m", Endpoint("http://127.0.0.1:1/v1", json_schema=False)).takes_schema()
+
+
+class Petal(BaseModel):
+    width: float = Field(alias="petalWidth")
+    length: Annotated[float, Field(validation_alias="l", serialization_alias="L")]
+
+
+class Names(RootModel[list[str]]):
+    """A pydantic model that is its one value."""
+
+
+@module
+def petal(text: str) -> Petal: ...
+
+
+@module
+def petals(flower: Petal) -> dict[str, Petal]: ...
+
+
+@module
+def names(text: str) -> Names: ...
+
+
+def test_prompts_have_names_and_replies_may_have_aliases() -> None:
+    one = Petal.model_validate({"petalWidth": 1, "l": 2})
+    asked = petals.messages(one)
+    assert asked[-1].content == 'flower: {"width": 1.0, "length": 2.0}'
+    assert petals.messages({"width": 1, "l": 2}) == asked  # type: ignore[arg-type]
+    for text in (asked[0].content, reply_schema(petals.signature)):
+        assert "width" in text
+        assert "petalWidth" not in text
+    values = {"answer": {"a": one}}
+    for text in ('answer: {"a": {"petalWidth": 1, "l": 2}}', '{"answer": {"a": {"width": 1, "length": 2}}}'):
+        assert read_reply(petals.signature, text) == values
+    kept = to_json(petals.signature.reply, values)
+    assert from_json(petals.signature.reply, kept) == values
+    demo = Demo(to_json(petals.signature.inputs, {"flower": one}), kept)
+    assert chat(petals.signature, Prompt(demos=(demo,)), {"flower": one})[2].content.startswith('answer: {"a"')
+
+
+def test_a_model_with_aliases_is_made_of_several_outputs() -> None:
+    found = read_reply(petal.signature, "width: 1\nlength: 2")
+    assert petal.signature.build(found) == Petal.model_validate({"petalWidth": 1, "l": 2})
+
+
+@pytest.mark.parametrize("text", ["answer:\n- a\n- b", '["a", "b"]', '{"answer": ["a", "b"]}'])
+def test_a_root_model_is_one_output(text: str) -> None:
+    found = read_reply(names.signature, text)
+    assert names.signature.build(found) == Names(["a", "b"])
+    assert write_reply(names.signature, found) == "answer:\n- a\n- b"
 
 
 def test_every_object_of_a_schema_is_closed() -> None:
