@@ -112,7 +112,8 @@ class _Call:
 
     def _build(self, outputs: Mapping[str, Any]) -> Any:
         try:
-            return self._signature.build({field.name: outputs[field.name] for field in self._signature.outputs})
+            names = [field.name for field in self._signature.outputs]
+            return self._signature.build({name: outputs[name] for name in names if name in outputs})
         except REFUSALS as error:
             words = (
                 error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"

@@ -51,8 +51,13 @@ def system_text(signature: Signature, instruction: str | None = None, *, structu
     if described:
         blocks.append("\n".join(["Given:", *described]))
     wanted = "Reply with a JSON object:" if structured else "Reply with:"
-    blocks.append("\n".join([wanted, *(f"{field.name}: {field.hint}" for field in signature.reply)]))
+    blocks.append("\n".join([wanted, *(_wanted(field, structured) for field in signature.reply)]))
     return "\n\n".join(blocks)
+
+
+def _wanted(field: Field, structured: bool) -> str:
+    # The strict form of a schema has every field.
+    return f"{field.name}: {field.hint}" + ("" if field.required or structured else ", may be left out")
 
 
 def chat(
@@ -110,7 +115,7 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
 
     A reply without any field name is taken as the value where one output is wanted (but not as a free text
     after reasoning, where it is more likely half an answer), and text before the first field as the reasoning
-    where that has no name of its own.
+    where that has no name of its own. Outputs that are not required may be missing, but not all of them.
     """
     try:
         completion.encode()
@@ -122,13 +127,14 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
     outputs = signature.outputs
     if len(outputs) == 1 and not spans and not (signature.reasoning and outputs[0].is_text):
         spans, before = {outputs[0].name: before}, ""
+    none = not any(field.name in spans for field in outputs)
     values: dict[str, Any] = {}
     for field in signature.reply:
         if field.name in spans:
             values[field.name] = _read(field, spans[field.name])
         elif field.name == REASONING and signature.reasoning:
             values[REASONING] = before.strip()
-        else:
+        elif field.required or none:
             raise ParseError(f"the completion has no field {field.name!r}: {_short(completion)}")
     return values
 
@@ -182,7 +188,8 @@ def to_json(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def from_json(fields: Sequence[Field], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: field.read_json(json.dumps(values[field.name])) for field in fields}
+    given = [field for field in fields if field.required or field.name in values]
+    return {field.name: field.read_json(json.dumps(values[field.name])) for field in given}
 
 
 def _dump(field: Field, value: Any) -> Any:
@@ -284,7 +291,7 @@ def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
 
 
 def _object(signature: Signature, completion: str) -> dict[str, Any] | None:
-    """The values of a reply that is a JSON object of exactly its fields; reasoning may be missing. Else None."""
+    """The values of a reply that is a JSON object of its fields; what is not required may be missing. Else None."""
     text = completion.strip()
     if fenced := _FENCE.fullmatch(text):
         text = fenced.group(1)
@@ -295,11 +302,14 @@ def _object(signature: Signature, completion: str) -> dict[str, Any] | None:
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):  # no JSON, half a surrogate pair, or nested too deeply
         return None
-    needed = {field.name for field in signature.outputs}
-    if not isinstance(found, dict) or not needed <= set(found) <= needed | {REASONING}:
+    known = {REASONING, *(field.name for field in signature.outputs)}
+    needed = {field.name for field in signature.outputs if field.required}
+    if not isinstance(found, dict) or not needed <= set(found) <= known:
         return None
     values: dict[str, Any] = {}
     for field in signature.reply:
+        if not field.required and field.name not in found:
+            continue
         try:
             values[field.name] = field.read_json(json.dumps(found.get(field.name, "")))
         except REFUSALS:

@@ -33,11 +33,15 @@ _EMPTY_BODY = {
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One named, typed value of a prompt. ``description`` comes from ``Annotated[T, "..."]``."""
+    """One named, typed value of a prompt. ``description`` comes from ``Annotated[T, "..."]``.
+
+    An output that is not ``required`` may be missing in a reply: its type has a default for it.
+    """
 
     name: str
     annotation: Any
     description: str = ""
+    required: bool = True
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
@@ -178,7 +182,8 @@ def _outputs(annotation: Any, name: str, where: str) -> tuple[tuple[Field, ...],
     if isinstance(bare, type):
         if issubclass(bare, BaseModel) and not issubclass(bare, RootModel):
             fields = tuple(
-                _field(key, _annotated(info), where, info.description or "") for key, info in bare.model_fields.items()
+                _field(key, _annotated(info), where, info.description or "", required=info.is_required())
+                for key, info in bare.model_fields.items()
             )
             return fields, lambda values: bare.model_validate(dict(values), by_alias=False, by_name=True)
         if dataclasses.is_dataclass(bare) or (issubclass(bare, tuple) and hasattr(bare, "_fields")):
@@ -188,21 +193,23 @@ def _outputs(annotation: Any, name: str, where: str) -> tuple[tuple[Field, ...],
                 if dataclasses.is_dataclass(bare)
                 else list(bare._fields)
             )
+            taken = inspect.signature(bare)
             try:
-                inspect.signature(bare).bind(**dict.fromkeys(keys))
+                taken.bind(**dict.fromkeys(keys))
             except TypeError as error:
                 raise ModuleDefinitionError(
                     f"{where}: {bare.__name__} cannot be made of its fields ({error}); give the rest a default."
                 ) from error
-            fields = tuple(_field(key, hints[key], where) for key in keys)
+            needed = {key for key, parameter in taken.parameters.items() if parameter.default is parameter.empty}
+            fields = tuple(_field(key, hints[key], where, required=key in needed) for key in keys)
             return fields, lambda values: bare(**values)
     if not name.isidentifier():
         raise ModuleDefinitionError(f"{where}: the output name {name!r} is not a Python identifier.")
     return (_field(name, annotation, where),), lambda values: values[name]
 
 
-def _field(name: str, annotation: Any, where: str, description: str = "") -> Field:
-    field = Field(name, annotation, description or _description(annotation))
+def _field(name: str, annotation: Any, where: str, description: str = "", *, required: bool = True) -> Field:
+    field = Field(name, annotation, description or _description(annotation), required)
     try:
         _ = field.adapter
     except (PydanticSchemaGenerationError, PydanticUserError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from harness import module
 from harness.context import Context, running
 from harness.errors import ConnectionFailedError, ModuleDefinitionError, ParseError, SuiteError
 from harness.lm.request import Completion, LMRef, Reply, Request
+from harness.prompt import from_json
 from harness.state import State
 
 
@@ -92,6 +93,66 @@ def test_several_outputs() -> None:
         assert (pair("a"), data("a"), model("a")) == (Pair(1, "b"), Data(1, "b"), Model(first=1, second="b"))
     with answering("first: -1\nsecond: b"), pytest.raises(ParseError, match="'first'"):
         model("a")
+
+
+def test_outputs_with_a_default_may_be_missing() -> None:
+    class Model(BaseModel):
+        name: str
+        note: str | None = None
+        tags: list[str] = Field(default_factory=list, description="at most two")
+
+    @dataclass
+    class Data:
+        name: str
+        note: str | None = None
+        tags: list[str] = field(default_factory=list)
+
+    class Pair(NamedTuple):
+        name: str
+        note: str | None = None
+        tags: list[str] = []  # noqa: RUF012
+
+    @module
+    def model(x: str) -> Model: ...
+
+    @module
+    def data(x: str) -> Data: ...
+
+    @module(reasoning=True)
+    def pair(x: str) -> Pair: ...
+
+    for ask in (model, data, pair):
+        made = {model: Model, data: Data, pair: Pair}[ask]
+        for reply in ("name: x", '{"name": "x"}'):
+            with answering(reply) as context:
+                assert ask("a") == made(name="x")
+            (call,) = context.recorder.trace.calls
+            assert from_json(ask.signature.reply, call.outputs).keys() == call.outputs.keys()
+        with answering('name: x\nnote: "y"\ntags:\n- b'):
+            assert ask("a") == made(name="x", note="y", tags=["b"])
+        with answering("note: y"), pytest.raises(ParseError, match="'name'"):
+            ask("a")
+    assert model.messages("a")[0].content.split("\n")[-3:] == [
+        "name: text",
+        'note: JSON of the schema {"anyOf":[{"type":"string"},{"type":"null"}]}, may be left out',
+        'tags: a list, one "- item" per line, at most two, may be left out',
+    ]
+
+
+def test_a_reply_with_no_output_at_all_is_none() -> None:
+    @dataclass
+    class Open:
+        name: str = "x"
+        note: str = ""
+
+    @module(reasoning=True)
+    def ask(x: str) -> Open: ...
+
+    for reply in ("I cannot say.", "reasoning: because"):
+        with answering(reply), pytest.raises(ParseError, match="'name'"):
+            ask("a")
+    with answering("note: y"):
+        assert ask("a") == Open(note="y")
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, AssertionError])
