@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 from harness.data import Example, load_splits, sample
 from harness.errors import DataError
 from harness.options import Options
-from harness.sources import read_rows
-
-
 from harness.prompt import shown
+from harness.sources import read_rows
 
 
 def rows(*numbers: int) -> list[dict[str, Any]]:
