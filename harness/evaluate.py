@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+from harness.awaiting import finished, is_asynchronous
 from harness.context import Context, running
 from harness.data import Example
 from harness.errors import BudgetError, HarnessError, LMError, ParseError, SuiteError
@@ -69,7 +70,7 @@ class Evaluator:
         self.suite, self.client, self.sampling, self.seed = suite, client, sampling, seed
         self._program, self.metric, self._observer = program, metric, observer
         self._concurrency, self._judge, self._budget = concurrency, judge, budget
-        self._asynchronous = inspect.iscoroutinefunction(program) or getattr(program, "asynchronous", False)
+        self._asynchronous = is_asynchronous(program)
         self._parameters = inspect.signature(program).parameters
 
     def evaluate(self, state: State, examples: Sequence[Example], split: str, task: str) -> Evaluation:
@@ -150,6 +151,8 @@ class Evaluator:
         with running(job.context):
             try:
                 prediction = self._program(**job.arguments)
+                if inspect.isawaitable(prediction):  # of an ordinary function around a coroutine function
+                    prediction = asyncio.run(finished(prediction))
             except Exception as error:  # noqa: BLE001 -- `_failed` raises all that is neither answer nor LM failure
                 return done(self._failed(job, error))
         return done(self._judged(job, prediction))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness.awaiting import finished
 from harness.data import Example
 from harness.errors import MetricError
 from harness.suites import METRIC_INPUTS
@@ -50,7 +51,7 @@ class Metric:
         try:
             returned = self._function(**arguments)
             if inspect.isawaitable(returned):
-                returned = asyncio.run(_value_of(returned))
+                returned = asyncio.run(finished(returned))
         except AssertionError as error:
             return Verdict(0.0, str(error) or "the assertion failed")
         except pytest.fail.Exception as error:
@@ -74,10 +75,6 @@ class Metric:
                 f"suite {self._suite!r}: the metric returned {returned!r}; a score is a bool or a float in [0, 1]."
             )
         return score
-
-
-async def _value_of(awaitable: Any) -> Any:
-    return await awaitable
 
 
 def _asserts(function: Callable[..., Any]) -> bool:

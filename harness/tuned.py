@@ -6,11 +6,12 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from harness.awaiting import is_asynchronous
 from harness.context import Context, default_runtime, running
 from harness.errors import TunedProgramError
 from harness.lm.client import Client
@@ -112,20 +113,18 @@ class Tuned(Generic[P, R]):
         self.program, self.state, self.sampling = program, state, sampling
         self._client = client
         self.__doc__ = program.__doc__
-        self.asynchronous = inspect.iscoroutinefunction(program) or getattr(program, "asynchronous", False)
+        self.asynchronous = is_asynchronous(program)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self.asynchronous:
-            return self._awaited(*args, **kwargs)  # type: ignore[return-value]
-        with running(self._context()):
-            return self.program(*args, **kwargs)
+        context = Context(self._client, self.state, self.sampling, recorder=Recorder())
+        with running(context):
+            result = self.program(*args, **kwargs)
+        # A coroutine has not begun yet; and whoever returns one need not look like a coroutine function.
+        return self._awaited(context, result) if inspect.isawaitable(result) else result  # type: ignore[return-value]
 
-    async def _awaited(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        with running(self._context()):
-            return await self.program(*args, **kwargs)  # type: ignore[misc]
-
-    def _context(self) -> Context:
-        return Context(self._client, self.state, self.sampling, recorder=Recorder())
+    async def _awaited(self, context: Context, awaitable: Awaitable[Any]) -> Any:
+        with running(context):
+            return await awaitable
 
 
 def load(path: str | Path, program: Callable[P, R], *, lm: str | None = None) -> Tuned[P, R]:

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from pydantic import TypeAdapter
 
+from harness.awaiting import finished
 from harness.context import Context, running
 from harness.data import Example
 from harness.errors import HarnessError
@@ -60,7 +61,7 @@ def _run(program: Callable[..., Any], example: Example, lm: str) -> RunShape:
         try:
             result = program(**arguments)
             if inspect.isawaitable(result):
-                asyncio.run(_finished(result))
+                asyncio.run(finished(result))
         except _TooManyCalls:
             note = f"the program makes {_MOST_CALLS} calls or more on made-up answers: {_MOST_CALLS} are counted"
         except HarnessError:
@@ -68,10 +69,6 @@ def _run(program: Callable[..., Any], example: Example, lm: str) -> RunShape:
         except Exception as error:  # noqa: BLE001 -- whatever the program does with an answer that makes no sense
             note = f"on made-up answers the program ends early ({type(error).__name__}): it may make more calls"
     return RunShape(tuple(_shape(call) for call in recorder.trace.calls), note)
-
-
-async def _finished(awaitable: Any) -> Any:
-    return await awaitable
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,89 @@
+"""Running a program over examples: what counts as its answer, and what it may do to its inputs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness import module
+from harness.data import Example
+from harness.errors import LMError
+from harness.evaluate import Evaluator
+from harness.lm.request import Completion, LMRef, Reply, Request, Sampling
+from harness.metric import Metric
+from harness.observe import NullObserver
+from harness.results import Evaluation
+from harness.state import State
+from harness.trace import Trace
+
+ROWS = tuple(Example({"notes": [f"n{number}"]}) for number in range(3))
+
+
+class SimulatedClient:
+    """Answers with the LM's name and the last turn, or as ``reply`` says."""
+
+    def __init__(self, reply: Callable[[Request], str | LMError] | None = None) -> None:
+        self._reply = reply or (lambda request: f"answer: {request.lm.model} {request.messages[-1].content}")
+
+    def call(self, request: Request) -> Reply:
+        found = self._reply(request)
+        if isinstance(found, LMError):
+            raise found
+        return Reply(Completion(found), cached=False)
+
+    async def ask(self, request: Request) -> Reply:
+        return self.call(request)
+
+
+def evaluator(program: Callable[..., Any], metric: Callable[..., Any], client: Any = None) -> Evaluator:
+    return Evaluator(
+        suite="s",
+        program=program,
+        metric=Metric(metric, "s"),
+        client=client or SimulatedClient(),
+        sampling=Sampling(),
+        observer=NullObserver(),
+    )
+
+
+def evaluated(program: Callable[..., Any], metric: Callable[..., Any], client: Any = None) -> Evaluation:
+    return evaluator(program, metric, client).evaluate(State(LMRef("tuned")), ROWS, "test", "t")
+
+
+@module
+def ask(notes: list[str]) -> str:
+    """Answer."""
+
+
+@module(name="ask")
+async def ask_async(notes: list[str]) -> str:
+    """Answer."""
+
+
+async def coroutine_function(notes: list[str]) -> str:
+    return await ask_async(notes)
+
+
+@functools.wraps(coroutine_function)
+def returns_a_coroutine(notes: list[str]) -> Any:
+    return coroutine_function(notes)
+
+
+class Object:
+    async def __call__(self, notes: list[str]) -> str:
+        return await ask_async(notes)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [ask, ask_async, coroutine_function, returns_a_coroutine, Object(), functools.partial(Object())],
+    ids=["module", "async module", "coroutine function", "returns a coroutine", "object", "partial"],
+)
+def test_every_kind_of_program_is_run_to_its_end_with_the_state(program: Callable[..., Any]) -> None:
+    def metric(prediction: str, trace: Trace) -> bool:
+        return prediction.startswith("tuned notes:") and len(trace.calls) == 1
+
+    assert evaluated(program, metric).values == (1.0, 1.0, 1.0)
