@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 
@@ -44,7 +45,7 @@ class Metric:
         """Score one prediction; may be called from several threads at once.
 
         A failed assertion (or ``pytest.fail``) scores 0. Raises `MetricError` where the metric returns
-        something that is no score; every other exception of the metric is raised as it is.
+        something that is no score or skips; every other exception of the metric is raised as it is.
         """
         values = {"example": example, "prediction": prediction, "trace": trace}
         arguments = {**self._fixtures, **{name: values[name] for name in self._given}}
@@ -56,6 +57,12 @@ class Metric:
             return Verdict(0.0, str(error) or "the assertion failed")
         except pytest.fail.Exception as error:
             return Verdict(0.0, str(error.msg))
+        except (pytest.skip.Exception, SkipTest) as error:
+            # One example's skip would be the whole item's, its gate included.
+            raise MetricError(
+                f"suite {self._suite!r}: the metric skips an example ({error}); leave such rows out of the data, or "
+                "skip the suite by a mark or in a fixture."
+            ) from error
         return Verdict(self._score(returned))
 
     def _score(self, returned: Any) -> float:

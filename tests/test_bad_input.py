@@ -57,6 +57,7 @@ def test_wrong_options_are_usage_errors(project: pytest.Pytester, options: list[
         ("assert prediction == example.parity", "return 1.7", "*MetricError*metric returned 1.7; a score is a bool*"),
         ("assert prediction == example.parity", "prediction", "*MetricError*returned None and asserts nothing*"),
         ("assert prediction == example.parity", "return 'yes'", "*MetricError*metric returned 'yes'*"),
+        ("assert prediction == example.parity", "__import__('pytest').skip('no')", "*MetricError*skips an example*"),
         ("assert prediction == example.parity", "assert example.parities", "*has no field 'parities'*"),
         ("THRESHOLD", "0.1, settings=dict(candidate=3)", "*no setting 'candidate'*"),
         ("program=parity", "program=lambda number: 1 / 0", "*program raised ZeroDivisionError*on the example*"),

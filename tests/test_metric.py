@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import unittest
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 
@@ -98,3 +100,25 @@ def test_references_may_be_written_without_blanks() -> None:
     found = suite_of(test_it)
     assert found is not None
     assert (found.reference("p -> w", "x"), found.reference("p -> w -> p", "local/llama")) == (1.0, 2.0)
+
+
+def _raises_skip_test(reason: str) -> NoReturn:
+    raise unittest.SkipTest(reason)
+
+
+@pytest.mark.parametrize("skip", [pytest.skip, _raises_skip_test])
+def test_a_metric_cannot_skip_an_example(skip: Callable[[str], NoReturn]) -> None:
+    def metric(example: Example, prediction: str) -> None:
+        if example.answer == "a":
+            skip("no gold answer")
+        assert prediction
+
+    with pytest.raises(MetricError, match=r"skips an example \(no gold answer\); leave such rows out"):
+        judged(metric)
+
+
+def test_an_expected_failure_is_a_failure() -> None:
+    def metric(prediction: str) -> None:
+        pytest.xfail(f"{prediction} is hard")
+
+    assert judged(metric) == Verdict(0.0, "a is hard")
