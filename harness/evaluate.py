@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -150,7 +151,7 @@ class Evaluator:
     def _run(self, job: _Job, done: _Done) -> Run:
         with running(job.context):
             try:
-                prediction = self._program(**job.arguments)
+                prediction = self._program(**_copied(job.arguments))
                 if inspect.isawaitable(prediction):  # of an ordinary function around a coroutine function
                     prediction = asyncio.run(finished(prediction))
             except Exception as error:  # noqa: BLE001 -- `_failed` raises all that is neither answer nor LM failure
@@ -160,7 +161,7 @@ class Evaluator:
     async def _run_async(self, job: _Job, done: _Done) -> Run:
         with running(job.context):
             try:
-                prediction = await self._program(**job.arguments)
+                prediction = await self._program(**_copied(job.arguments))
             except Exception as error:  # noqa: BLE001 -- `_failed` raises all that is neither answer nor LM failure
                 return done(self._failed(job, error))
         return done(await asyncio.to_thread(self._judged, job, prediction))
@@ -172,7 +173,7 @@ class Evaluator:
         judge = replace(job.context, state=State(lm), rollout=0, recorder=Recorder())
         try:
             with running(judge):
-                verdict = self.metric(job.example, prediction, trace)
+                verdict = self.metric(Example(_copied(job.example)), prediction, trace)
         except (LMError, BudgetError) as error:
             run = self._failed(job, error)
         else:
@@ -214,6 +215,19 @@ class _Job:
     example: Example
     arguments: dict[str, Any]
     context: Context
+
+
+def _copied(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields for one run alone, whatever it does to them: every program and metric sees the row as it was."""
+    return {name: _copy_of(value) for name, value in fields.items()}
+
+
+def _copy_of(value: Any) -> Any:
+    """What cannot be copied (a connection, say) is no data, and is shared."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 -- a copy is made by the value's own code
+        return value
 
 
 @cache

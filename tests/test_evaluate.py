@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -87,3 +88,26 @@ def test_every_kind_of_program_is_run_to_its_end_with_the_state(program: Callabl
         return prediction.startswith("tuned notes:") and len(trace.calls) == 1
 
     assert evaluated(program, metric).values == (1.0, 1.0, 1.0)
+
+
+def test_a_program_or_metric_that_changes_its_row_changes_that_run_alone() -> None:
+    def program(notes: list[str]) -> str:
+        notes.append("question")
+        return ask(notes)
+
+    def metric(example: Example, prediction: str) -> bool:
+        example.notes[0] += "!"
+        return f"notes:\n- {example.notes[0][:2]}\n- question" in prediction
+
+    for _ in range(2):
+        found = evaluated(program, metric)
+        assert found.values == (1.0, 1.0, 1.0)
+        assert found.scores[0].inputs == 'notes: ["n0"]'
+    assert ROWS[0] == {"notes": ["n0"]}
+
+
+def test_what_cannot_be_copied_is_shared() -> None:
+    lock = threading.Lock()
+    rows = [Example({"lock": lock})]
+    found = evaluator(lambda lock: lock, lambda example, prediction: example.lock is prediction is lock)
+    assert found.evaluate(State(LMRef("m")), rows, "test", "t").values == (1.0,)
