@@ -176,6 +176,8 @@ class Evaluator:
                 verdict = self.metric(Example(_copied(job.example)), prediction, trace)
         except (LMError, BudgetError) as error:
             run = self._failed(job, error)
+        except ParseError as error:  # of a module that the metric calls: no fault of the prediction
+            run = self._unscored(job, f"the judge's reply does not parse: {error}")
         else:
             run = self._scored(job, verdict, shown(prediction))
         return replace(run, judging=judge.recorder.trace.spend)
@@ -184,6 +186,10 @@ class Evaluator:
         score = ExampleScore(
             job.example.digest, verdict.score, "scored", self._inputs(job), prediction, verdict.feedback
         )
+        return Run(job.example, job.context.rollout, job.context.recorder.trace, score)
+
+    def _unscored(self, job: _Job, why: str) -> Run:
+        score = ExampleScore(job.example.digest, None, "unscored", self._inputs(job), "", why)
         return Run(job.example, job.context.rollout, job.context.recorder.trace, score)
 
     def _failed(self, job: _Job, error: Exception) -> Run:
@@ -195,8 +201,7 @@ class Evaluator:
                 job.example.digest, 0.0, "unparsable", self._inputs(job), shown(completion), str(error)
             )
         elif isinstance(error, BudgetError) or (isinstance(error, LMError) and not error.fatal):
-            note = f"{type(error).__name__}: {error}"
-            score = ExampleScore(job.example.digest, None, "unscored", self._inputs(job), "", note)
+            return self._unscored(job, f"{type(error).__name__}: {error}")
         elif isinstance(error, HarnessError):
             raise error
         else:

@@ -111,3 +111,26 @@ def test_what_cannot_be_copied_is_shared() -> None:
     rows = [Example({"lock": lock})]
     found = evaluator(lambda lock: lock, lambda example, prediction: example.lock is prediction is lock)
     assert found.evaluate(State(LMRef("m")), rows, "test", "t").values == (1.0,)
+
+
+def test_a_judges_reply_that_does_not_parse_leaves_the_example_unscored() -> None:
+    @module(output="good")
+    def judge(answer: str) -> bool:
+        """Judge."""
+
+    def reply(request: Request) -> str:
+        last = request.messages[-1].content
+        return last.replace("notes:", "answer:") if last.startswith("notes") else "good: " + str("n1" not in last)
+
+    def garbled(request: Request) -> str:
+        return "I cannot tell." if "answer: - n1" in request.messages[-1].content else reply(request)
+
+    def metric(prediction: str) -> bool:
+        return judge(prediction)
+
+    assert evaluated(ask, metric, SimulatedClient(reply)).values == (1.0, 0.0, 1.0)
+    found = evaluated(ask, metric, SimulatedClient(garbled))
+    assert [score.kind for score in found.scores] == ["scored", "unscored", "scored"]
+    assert found.values == (1.0, 1.0)
+    assert found.scores[1].feedback.startswith("the judge's reply does not parse: ")
+    assert "I cannot tell." in found.scores[1].feedback
