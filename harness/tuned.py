@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -18,7 +20,7 @@ from harness.lm.client import Client
 from harness.lm.request import Sampling
 from harness.state import State
 from harness.trace import Recorder
-from harness.train.adapters import Adapters, is_digest
+from harness.train.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapters, is_digest
 
 __all__ = ["Tuned", "TunedFile", "load", "read_tuned", "save_tuned"]
 
@@ -46,9 +48,10 @@ def program_name(program: Callable[..., Any]) -> str:
 
 
 def save_tuned(path: Path, tuned: TunedFile, adapters: Adapters) -> None:
-    """Write ``path`` and, where the state has an adapter, its weights into ``<name>.adapter/`` beside it.
+    """Write ``path`` and, where the state has an adapter, its weights into ``<name>.adapter/<digest>/`` beside it.
 
-    The weights come first and the file is renamed into place, so that a file that is there is complete.
+    The weights come first, into a folder of their own, and the file is renamed into place; only then are the weights of
+    the program that was there removed. So whatever ends this, a file that is there can be loaded.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     body: dict[str, Any] = {
@@ -59,11 +62,10 @@ def save_tuned(path: Path, tuned: TunedFile, adapters: Adapters) -> None:
         "sampling": asdict(tuned.sampling),
         "scores": dict(tuned.scores),
     }
-    adapter = tuned.state.lm.adapter
+    adapter, folder = tuned.state.lm.adapter, path.with_name(f"{path.stem}.adapter")
     if adapter is not None and is_digest(adapter):
-        folder = path.with_name(f"{path.stem}.adapter")
-        adapters.export(adapter, folder)
-        body["adapter"] = folder.name
+        adapters.export(adapter, folder / adapter)
+        body["adapter"] = f"{folder.name}/{adapter}"
     text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -73,6 +75,22 @@ def save_tuned(path: Path, tuned: TunedFile, adapters: Adapters) -> None:
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+    _remove_others(folder, adapter)
+
+
+def _remove_others(folder: Path, kept: str | None) -> None:
+    """Remove the weights that a file no longer names, those that lie in the folder itself as they once did included.
+
+    Nothing is lost where that fails, and what is not a tuned program's stays.
+    """
+    with suppress(OSError):
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            (folder / name).unlink(missing_ok=True)
+        for other in folder.iterdir():
+            if is_digest(other.name) and other.name != kept:
+                shutil.rmtree(other)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def read_tuned(path: Path) -> TunedFile:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import tuned as tuned_files
 from harness.lm.request import LMRef, Sampling
 from harness.state import State
-from harness.tuned import Tuned
+from harness.train.adapters import Adapters
+from harness.tuned import Tuned, TunedFile, read_tuned, save_tuned
+from tests.simulated import write_adapter
 from tests.test_evaluate import Object, SimulatedClient, ask, ask_async, coroutine_function, returns_a_coroutine
 
 
@@ -25,3 +31,63 @@ def test_what_is_awaited_runs_with_the_state(program: Any) -> None:
 
 def test_what_is_not_awaited_does_too() -> None:
     assert tuned(ask)(["a"]).startswith("tuned notes:")
+
+
+TUNED = TunedFile("tests.test_evaluate.ask", "w", State(LMRef("local/nano")), Sampling(), {})
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> Adapters:
+    return Adapters(tmp_path / "store")
+
+
+def adapted(adapters: Adapters, content: str) -> TunedFile:
+    folder = adapters.folder.with_name(f"made-{content}")
+    folder.mkdir()
+    write_adapter(folder, content)
+    return replace(TUNED, state=State(LMRef("local/nano", adapters.adopt(folder))))
+
+
+def loadable(path: Path) -> str | None:
+    """The digest of the weights that the file names, which are there and are what it says."""
+    found = read_tuned(path)
+    if found.adapter is not None and found.state.lm.adapter is not None:
+        Adapters(path.parent / "elsewhere").import_(found.adapter, found.state.lm.adapter)
+    return found.state.lm.adapter
+
+
+@pytest.mark.parametrize("layout", ["now", "once"])
+def test_the_program_that_was_there_can_be_loaded_until_the_new_one_can(
+    tmp_path: Path, adapters: Adapters, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    one, two, path = adapted(adapters, "one"), adapted(adapters, "two"), tmp_path / "tuned" / "s.json"
+    save_tuned(path, one, adapters)
+    if layout == "once":  # the weights in the folder itself
+        folder = path.with_name("s.adapter")
+        for file in (folder / str(one.state.lm.adapter)).iterdir():
+            file.rename(folder / file.name)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "adapter": "s.adapter"}))
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned_files.tempfile, "mkstemp", lambda **_: 1 / 0)  # dies between the weights and the file
+        with pytest.raises(ZeroDivisionError):
+            save_tuned(path, two, adapters)
+    assert loadable(path) == one.state.lm.adapter
+    with monkeypatch.context() as patch:
+        patch.setattr(tuned_files, "_remove_others", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save_tuned(path, two, adapters)
+    assert loadable(path) == two.state.lm.adapter
+    save_tuned(path, two, adapters)
+    assert loadable(path) == two.state.lm.adapter
+    assert [file.name for file in path.with_name("s.adapter").iterdir()] == [two.state.lm.adapter]
+
+
+def test_weights_that_no_program_names_go_and_other_files_stay(tmp_path: Path, adapters: Adapters) -> None:
+    path = tmp_path / "s.json"
+    save_tuned(path, adapted(adapters, "one"), adapters)
+    save_tuned(tmp_path / "other.json", adapted(adapters, "other"), adapters)
+    path.with_name("s.adapter").joinpath("notes.txt").touch()
+    save_tuned(path, TUNED, adapters)
+    assert [file.name for file in path.with_name("s.adapter").iterdir()] == ["notes.txt"]
+    assert loadable(path) is None
+    assert loadable(tmp_path / "other.json") is not None
