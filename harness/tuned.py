@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -51,22 +52,42 @@ def save_tuned(path: Path, tuned: TunedFile, adapters: Adapters) -> None:
     """Write ``path`` and, where the state has an adapter, its weights into ``<name>.adapter/<digest>/`` beside it.
 
     The weights come first, into a folder of their own, and the file is renamed into place; only then are the weights of
-    the program that was there removed. So whatever ends this, a file that is there can be loaded.
+    the program that was there removed. So whatever ends this, a file that is there can be loaded. Raises
+    `TunedProgramError` where the place cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     body: dict[str, Any] = {
         "schema": SCHEMA,
         "program": tuned.program,
         "strategy": tuned.strategy,
-        "state": tuned.state.to_json(),
+        "state": _finite(tuned.state.to_json(), str),
         "sampling": asdict(tuned.sampling),
-        "scores": dict(tuned.scores),
+        "scores": _finite(dict(tuned.scores), lambda _: None),
     }
     adapter, folder = tuned.state.lm.adapter, path.with_name(f"{path.stem}.adapter")
-    if adapter is not None and is_digest(adapter):
-        adapters.export(adapter, folder / adapter)
-        body["adapter"] = f"{folder.name}/{adapter}"
-    text = json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if adapter is not None and is_digest(adapter):
+            adapters.export(adapter, folder / adapter)
+            body["adapter"] = f"{folder.name}/{adapter}"
+        _replace(path, json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise TunedProgramError(
+            f"the tuned program {path} cannot be written ({error.strerror}: {error.filename}); make the place "
+            "writable or name another folder (--bt-save=DIR)."
+        ) from error
+    _remove_others(folder, adapter)
+
+
+def _finite(value: Any, stand_in: Callable[[float], Any]) -> Any:
+    """The value with something in place of each NaN and infinity, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item, stand_in) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item, stand_in) for item in value]
+    return stand_in(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _replace(path: Path, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -75,7 +96,6 @@ def save_tuned(path: Path, tuned: TunedFile, adapters: Adapters) -> None:
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
-    _remove_others(folder, adapter)
 
 
 def _remove_others(folder: Path, kept: str | None) -> None:
@@ -110,11 +130,16 @@ def read_tuned(path: Path) -> TunedFile:
             strategy=body["strategy"],
             state=State.from_json(body["state"]),
             sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
-            scores=body["scores"],
+            scores={split: _score(score) for split, score in body["scores"].items()},
             adapter=path.parent / body["adapter"] if body.get("adapter") else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise TunedProgramError(f"{path} lacks a part of a tuned program ({error}); save it again.") from error
+
+
+def _score(score: Any) -> Any:
+    """A split's score as it was saved: the mean of no scored example is NaN."""
+    return {**score, "mean": math.nan} if isinstance(score, dict) and score.get("mean", 0) is None else score
 
 
 def require_program(tuned: TunedFile, program: Callable[..., Any], path: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import module
 from harness import tuned as tuned_files
+from harness.errors import TunedProgramError
 from harness.lm.request import LMRef, Sampling
-from harness.state import State
+from harness.prompt import demo_turns
+from harness.state import Demo, Prompt, State
 from harness.train.adapters import Adapters
 from harness.tuned import Tuned, TunedFile, read_tuned, save_tuned
 from tests.simulated import write_adapter
@@ -91,3 +95,32 @@ def test_weights_that_no_program_names_go_and_other_files_stay(tmp_path: Path, a
     assert [file.name for file in path.with_name("s.adapter").iterdir()] == ["notes.txt"]
     assert loadable(path) is None
     assert loadable(tmp_path / "other.json") is not None
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_its_own(tmp_path: Path, adapters: Adapters) -> None:
+    (tmp_path / "taken").touch()
+    for tuned_program in (TUNED, adapted(adapters, "one")):
+        with pytest.raises(TunedProgramError, match=r"taken/s\.json cannot be written .*--bt-save=DIR"):
+            save_tuned(tmp_path / "taken" / "s.json", tuned_program, adapters)
+
+
+def test_what_json_has_no_word_for_is_read_back(tmp_path: Path, adapters: Adapters) -> None:
+    demo = Demo({"x": [math.nan, 1.0]}, {"answer": -math.inf})
+    state = State(LMRef("local/nano"), {"ask": Prompt(None, (demo,))})
+    scores = {"test": {"mean": math.nan, "examples": 3, "unscored": 3}, "seed": 0}
+    save_tuned(tmp_path / "s.json", replace(TUNED, state=state, scores=scores), adapters)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    body = json.loads((tmp_path / "s.json").read_text(), parse_constant=refuse)
+    assert body["scores"] == {"test": {"mean": None, "examples": 3, "unscored": 3}, "seed": 0}
+    found = read_tuned(tmp_path / "s.json")
+    assert math.isnan(found.scores["test"]["mean"])
+
+    @module
+    def ask(x: list[float]) -> float:
+        """Answer."""
+
+    shown = [turn.content for turn in demo_turns(ask.signature, found.state.prompt("ask").demos[0])]
+    assert shown == [turn.content for turn in demo_turns(ask.signature, demo)]
