@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +31,16 @@ __all__ = ["Runtime"]
 
 @dataclass(frozen=True)
 class Runtime:
-    """Open it once, close it at the end. ``store`` is None where nothing is kept beyond the process."""
+    """Open it once, close it at the end. ``store`` is None where nothing is kept beyond the process.
+
+    The adapters then lie in a temporary folder: closing removes it, by ``discard``, and so does the process's end.
+    """
 
     store: Store | None
     adapters: Adapters
     client: Client
     budget: Budget | None = None
+    discard: Callable[[], object] | None = None
 
     @classmethod
     def open(
@@ -52,16 +58,18 @@ class Runtime:
         written down: in this process alone, unless one is given. ``loader`` is how local models are loaded, the
         environment's ``BT_LOADER`` or ``auto`` by default; raises `UsageError` where it cannot be had.
         """
+        discard = None
         if folder is None:
             store, adapters = None, Adapters(Path(tempfile.mkdtemp(prefix="bt-harness-")))
+            discard = weakref.finalize(adapters, _remove, adapters.folder, os.getpid())
         else:
             store, adapters = Store.open(folder), Adapters(folder / "adapters")
         budget = Budget(limits, ledger or MemoryLedger(), prices(endpoints or {})) if limits else None
         loader = check_loader(loader or os.environ.get("BT_LOADER") or "auto")
         factory = make_provider_factory(endpoints, adapters=adapters, loader=loader)
         if budget is None:
-            return cls(store, adapters, Client(store, factory))
-        return cls(store, adapters, Client(store, factory, gate=budget.gate, on_call=budget.record), budget)
+            return cls(store, adapters, Client(store, factory), discard=discard)
+        return cls(store, adapters, Client(store, factory, gate=budget.gate, on_call=budget.record), budget, discard)
 
     def train(self, job: TrainingJob, task: str, observer: Observer) -> Trained:
         """The finished training of this job, from the store or made now.
@@ -110,6 +118,8 @@ class Runtime:
         self.client.close()
         if self.store is not None:
             self.store.close()
+        if self.discard is not None:
+            self.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +128,11 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child ends earlier
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _StoredTicket:
