@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from harness.lm.request import LMRef, Sampling
 from harness.state import State
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
     from harness.lm.table import Endpoints
     from harness.runtime import Runtime
 
-__all__ = ["DEFAULT_LM", "Context", "configure", "configured_endpoints", "current", "default_runtime", "running"]
+__all__ = [
+    "DEFAULT_LM",
+    "Context",
+    "Lease",
+    "configure",
+    "configured_endpoints",
+    "current",
+    "default_runtime",
+    "lease_runtime",
+    "running",
+]
 
 DEFAULT_LM = "local/nano"
 
@@ -41,8 +52,25 @@ class Context:
     ahead: int = 0
 
 
+class Lease:
+    """Keeps a runtime open for as long as it lives itself, whatever `configure` does meanwhile."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """What one `configure` set up, and who has borrowed it."""
+
+    runtime: Runtime
+    context: Context
+    leases: WeakSet[Lease] = field(default_factory=WeakSet)
+
+
 _current: ContextVar[Context | None] = ContextVar("harness_context", default=None)
-_default: tuple[Runtime, Context] | None = None
+_default: _Opened | None = None
+_former: list[_Opened] = []
 _endpoints: Endpoints = {}
 _lock = threading.Lock()
 
@@ -65,12 +93,21 @@ def current() -> Context:
 
 def default_context() -> Context:
     """What `configure` set up, or the LM of ``BT_LM`` (the embedded LM where that is not set)."""
-    return _ready()[1]
+    return _ready().context
 
 
 def default_runtime() -> Runtime:
     """The store, adapters and client of `default_context`."""
-    return _ready()[0]
+    return _ready().runtime
+
+
+def lease_runtime() -> Lease:
+    """The same for somebody who goes on after the next `configure`."""
+    with _lock:
+        opened = _opened()
+        lease = Lease(opened.runtime)
+        opened.leases.add(lease)
+        return lease
 
 
 def configure(
@@ -85,6 +122,7 @@ def configure(
     ``lm`` is a litellm model string or ``local/NAME_OR_PATH``; ``store`` a folder that keeps finished calls
     (without one they live as long as the process). ``endpoints`` is the LM table, with the names and settings that it
     has in ``pyproject.toml``; suites heed it as well, where it was set before they run, in a ``conftest.py`` say.
+    Programs that were loaded before stay as they are: what they use is closed by the first call after they are gone.
     Raises `StoreError` where the store cannot be used, and `UsageError` for a table that is none.
     """
     global _default, _endpoints
@@ -93,9 +131,13 @@ def configure(
     table = endpoints_from(endpoints or {})
     made = _make(lm, sampling, store, table)
     with _lock:
-        previous, _default, _endpoints = _default, made, table
-    if previous is not None:
-        previous[0].close()
+        if _default is not None:
+            _former.append(_default)
+        _default, _endpoints = made, table
+        idle = [opened for opened in _former if not opened.leases]
+        _former[:] = [opened for opened in _former if opened not in idle]
+    for opened in idle:
+        opened.runtime.close()
 
 
 def configured_endpoints() -> Endpoints:
@@ -103,19 +145,21 @@ def configured_endpoints() -> Endpoints:
     return _endpoints
 
 
-def _ready() -> tuple[Runtime, Context]:
-    global _default
+def _ready() -> _Opened:
     with _lock:
-        if _default is None:
-            _default = _make(None, None, None, {})
-        return _default
+        return _opened()
 
 
-def _make(
-    lm: str | None, sampling: Sampling | None, store: Path | str | None, endpoints: Endpoints
-) -> tuple[Runtime, Context]:
+def _opened() -> _Opened:
+    global _default
+    if _default is None:
+        _default = _make(None, None, None, {})
+    return _default
+
+
+def _make(lm: str | None, sampling: Sampling | None, store: Path | str | None, endpoints: Endpoints) -> _Opened:
     from harness.runtime import Runtime
 
     runtime = Runtime.open(Path(store) if store is not None else None, endpoints=endpoints)
     state = State(LMRef(lm or os.environ.get("BT_LM", DEFAULT_LM)))
-    return runtime, Context(runtime.client, state, sampling or Sampling())
+    return _Opened(runtime, Context(runtime.client, state, sampling or Sampling()))

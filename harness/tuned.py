@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from harness.awaiting import is_asynchronous
-from harness.context import Context, default_runtime, running
+from harness.context import Context, Lease, lease_runtime, running
 from harness.errors import TunedProgramError
 from harness.lm.client import Client
 from harness.lm.request import Sampling
@@ -150,11 +150,16 @@ def require_program(tuned: TunedFile, program: Callable[..., Any], path: Path) -
 
 
 class Tuned(Generic[P, R]):
-    """A program bound to a tuned state; called like the program itself, from any thread or task."""
+    """A program bound to a tuned state; called like the program itself, from any thread or task.
 
-    def __init__(self, program: Callable[P, R], state: State, sampling: Sampling, client: Client) -> None:
+    ``lease`` is what keeps the client open.
+    """
+
+    def __init__(
+        self, program: Callable[P, R], state: State, sampling: Sampling, client: Client, lease: Lease | None = None
+    ) -> None:
         self.program, self.state, self.sampling = program, state, sampling
-        self._client = client
+        self._client, self._lease = client, lease
         self.__doc__ = program.__doc__
         self.asynchronous = is_asynchronous(program)
 
@@ -180,8 +185,9 @@ def load(path: str | Path, program: Callable[P, R], *, lm: str | None = None) ->
     file = Path(path)
     tuned = read_tuned(file)
     require_program(tuned, program, file)
-    runtime = default_runtime()
+    lease = lease_runtime()
+    runtime = lease.runtime
     if tuned.adapter is not None and tuned.state.lm.adapter is not None:
         runtime.adapters.import_(tuned.adapter, tuned.state.lm.adapter)
     state = tuned.state if lm is None else replace(tuned.state, lm=replace(tuned.state.lm, model=lm))
-    return Tuned(program, state, tuned.sampling, runtime.client)
+    return Tuned(program, state, tuned.sampling, runtime.client, lease)

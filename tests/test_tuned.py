@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import harness
 from harness import module
 from harness import tuned as tuned_files
+from harness.context import default_runtime
 from harness.errors import TunedProgramError
-from harness.lm.request import LMRef, Sampling
+from harness.lm import providers
+from harness.lm.request import Completion, LMRef, Request, Sampling
 from harness.prompt import demo_turns
 from harness.state import Demo, Prompt, State
 from harness.train.adapters import Adapters
@@ -124,3 +129,51 @@ def test_what_json_has_no_word_for_is_read_back(tmp_path: Path, adapters: Adapte
 
     shown = [turn.content for turn in demo_turns(ask.signature, found.state.prompt("ask").demos[0])]
     assert shown == [turn.content for turn in demo_turns(ask.signature, demo)]
+
+
+class Named:
+    """An LM that answers with its name."""
+
+    concurrency = 1
+
+    def __init__(self, model: str) -> None:
+        self._model, self.closed = model, False
+
+    def identity(self) -> str:
+        return self._model
+
+    async def complete(self, _request: Request) -> Completion:
+        return Completion(f"answer: {self._model}")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def lms(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Named]]:
+    """The LMs that were made; what a test configures ends with it."""
+    made: list[Named] = []
+
+    def make(model: str, _adapters: object) -> Named:
+        made.append(Named(model))
+        return made[-1]
+
+    monkeypatch.setitem(providers._MAKERS, "named", make)
+    yield made
+    harness.configure()
+    default_runtime().close()
+
+
+def test_a_loaded_program_outlives_the_next_configure(tmp_path: Path, adapters: Adapters, lms: list[Named]) -> None:
+    path = tmp_path / "s.json"
+    save_tuned(path, replace(TUNED, state=State(LMRef("named/tuned"))), adapters)
+    harness.configure("named/one")
+    loaded = harness.load(path, ask)
+    assert (loaded(["a"]), ask(["a"])) == ("named/tuned", "named/one")
+    harness.configure("named/two")
+    assert (loaded(["b"]), ask(["b"])) == ("named/tuned", "named/two")
+    assert not any(lm.closed for lm in lms)
+    del loaded
+    gc.collect()
+    harness.configure("named/three")
+    assert all(lm.closed for lm in lms)
