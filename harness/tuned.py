@@ -16,10 +16,13 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from harness.awaiting import is_asynchronous
 from harness.context import Context, Lease, lease_runtime, running
-from harness.errors import TunedProgramError
+from harness.errors import ParseError, TunedProgramError
 from harness.lm.client import Client
 from harness.lm.request import Sampling
-from harness.state import State
+from harness.modules import Module
+from harness.prompt import demo_turns
+from harness.signature import Signature
+from harness.state import Prompt, State
 from harness.trace import Recorder
 from harness.train.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapters, is_digest
 
@@ -133,7 +136,7 @@ def read_tuned(path: Path) -> TunedFile:
             scores={split: _score(score) for split, score in body["scores"].items()},
             adapter=path.parent / body["adapter"] if body.get("adapter") else None,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TunedProgramError(f"{path} lacks a part of a tuned program ({error}); save it again.") from error
 
 
@@ -143,10 +146,47 @@ def _score(score: Any) -> Any:
 
 
 def require_program(tuned: TunedFile, program: Callable[..., Any], path: Path) -> None:
-    """Raises `TunedProgramError` where the file was saved for a function of another name."""
+    """Raises `TunedProgramError` where the file was saved for a function of another name, or for other modules.
+
+    The modules of a program that can be known before it runs are those in reach of its function; demos of others are
+    taken as they are.
+    """
     wanted, found = (name.rpartition(".")[2] for name in (tuned.program, program_name(program)))
     if wanted != found:
         raise TunedProgramError(f"{path} was tuned for {tuned.program}, not for {program_name(program)}.")
+    known = _modules(program)
+    for name, prompt in tuned.state.prompts.items():
+        problems = [_problem(module, prompt) for module in known if module.name == name]
+        if isinstance(program, Module) and not problems:  # it calls no other one
+            problems = [f"the module is named {program.signature.name!r} now"]
+        if problems and all(problems):
+            raise TunedProgramError(
+                f"{path} was tuned for another signature of the module {name!r}: {problems[0]}. Tune and save it "
+                "again (--bt-optimize --bt-save=DIR)."
+            )
+
+
+def _modules(program: Callable[..., Any]) -> list[Signature]:
+    """The modules of the file that a program is in, or the one that it is itself."""
+    if isinstance(program, Module):
+        return [program.signature]
+    names = getattr(inspect.unwrap(program), "__globals__", {})
+    return [value.signature for value in names.values() if isinstance(value, Module)]
+
+
+def _problem(module: Signature, prompt: Prompt) -> str:
+    """Why a module cannot show the demos of a prompt; empty where it can."""
+    for number, demo in enumerate(prompt.demos, 1):
+        wanted = {"inputs": (module.inputs, demo.inputs), "outputs": (module.outputs, demo.outputs)}
+        for kind, (fields, values) in wanted.items():
+            missing = [field.name for field in fields if field.name not in values]
+            if missing:
+                return f"demo {number} has no {missing[0]!r} among its {kind}"
+        try:
+            demo_turns(module, demo)
+        except (ValueError, ParseError) as error:
+            return f"demo {number} does not fit ({str(error).splitlines()[0]})"
+    return ""
 
 
 class Tuned(Generic[P, R]):

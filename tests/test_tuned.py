@@ -23,7 +23,7 @@ from harness.lm.request import Completion, LMRef, Request, Sampling
 from harness.prompt import demo_turns
 from harness.state import Demo, Prompt, State
 from harness.train.adapters import Adapters
-from harness.tuned import Tuned, TunedFile, read_tuned, save_tuned
+from harness.tuned import Tuned, TunedFile, read_tuned, require_program, save_tuned
 from tests.simulated import write_adapter
 from tests.test_evaluate import Object, SimulatedClient, ask, ask_async, coroutine_function, returns_a_coroutine
 
@@ -177,3 +177,43 @@ def test_a_loaded_program_outlives_the_next_configure(tmp_path: Path, adapters: 
     gc.collect()
     harness.configure("named/three")
     assert all(lm.closed for lm in lms)
+
+
+NOW, GONE = {"notes": ["a"]}, {"note": "a"}
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "demo", "message"),
+    [
+        (ask, "ask", Demo(GONE, {"answer": "x"}), "signature of the module 'ask': demo 1 has no 'notes' among its inp"),
+        (ask, "ask", Demo(NOW, {"reply": "x"}), "demo 1 has no 'answer' among its outputs"),
+        (ask, "ask", Demo({"notes": 5}, {"answer": "x"}), "demo 1 does not fit"),
+        (ask, "asked", Demo(NOW, {"answer": "x"}), "'asked': the module is named 'ask' now"),
+        (coroutine_function, "ask", Demo(GONE, {"answer": "x"}), r"no 'notes' .*--bt-save=DIR"),
+    ],
+)
+def test_demos_of_another_signature(
+    tmp_path: Path, adapters: Adapters, program: Any, name: str, demo: Demo, message: str
+) -> None:
+    state = State(LMRef("m"), {name: Prompt(None, (demo,))})
+    stale = replace(TUNED, program=f"m.{program.__name__}", state=state)
+    save_tuned(tmp_path / "s.json", stale, adapters)
+    with pytest.raises(TunedProgramError, match=message):
+        harness.load(tmp_path / "s.json", program)
+
+
+def test_demos_of_modules_that_cannot_be_known_and_of_those_as_they_are() -> None:
+    fits = Prompt("Do.", (Demo(NOW, {"answer": "x", "reasoning": "y"}),))
+    require_program(replace(TUNED, state=State(LMRef("m"), {"ask": fits})), ask, Path("s.json"))
+    state = State(LMRef("m"), {"ask": fits, "elsewhere": Prompt(None, (Demo(GONE, {}),))})
+    require_program(replace(TUNED, program="m.coroutine_function", state=state), coroutine_function, Path("s.json"))
+
+
+def test_a_demo_that_is_none(tmp_path: Path, adapters: Adapters) -> None:
+    path = tmp_path / "s.json"
+    save_tuned(path, TUNED, adapters)
+    body = json.loads(path.read_text())
+    body["state"]["prompts"] = {"ask": {"instruction": None, "demos": [{"inputs": "abc", "outputs": {}}]}}
+    path.write_text(json.dumps(body))
+    with pytest.raises(TunedProgramError, match="lacks a part of a tuned program"):
+        read_tuned(path)
