@@ -278,7 +278,7 @@ def test_examples_that_do_not_fit_are_left_out(provider: LocalProvider, adapters
     long = ChatExample((Message("user", "petal " * 500),), "species: setosa")
     result = provider.train(job([*EXAMPLES, long]), adapters)
     assert result.examples == len(EXAMPLES)
-    with pytest.raises(TrainingError, match="None of the 1 examples fits into 256 tokens"):
+    with pytest.raises(NothingToTrainError, match="None of the 1 examples fits into 256 tokens"):
         provider.train(job([long]), adapters)
 
 

@@ -43,8 +43,8 @@ def fine_tune(
     out, since a completion that is cut would teach the model not to end. Global random states are put back.
 
     Raises:
-        NothingToTrainError: the job has no examples.
-        TrainingError: no example fits, memory ran out at the smallest batch, or the caller gave up.
+        NothingToTrainError: the job has no examples, or none that is short enough.
+        TrainingError: memory ran out at the smallest batch, or the caller gave up.
         AdapterError: the adapter to continue from is missing or damaged, or the new one cannot be written.
     """
     if not job.examples:
@@ -87,7 +87,7 @@ def _encoded(served: ServedModel, job: TrainingJob) -> list[tuple[list[int], lis
     rows = [encode_example(served.tokenizer, example) for example in job.examples]
     fitting = [row for row in rows if len(row[0]) <= limit]
     if not fitting:
-        raise TrainingError(
+        raise NothingToTrainError(
             f"None of the {len(rows)} examples fits into {limit} tokens (the shortest has "
             f"{min(len(ids) for ids, _ in rows)}). Raise max_length, or use a model with a longer context."
         )
