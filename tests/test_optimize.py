@@ -81,7 +81,10 @@ class FakeEvaluator:
         name = state.prompt("m").instruction or ""
         used = sampling or self.sampling
         self.asked += [(name, e.n, rollout, used.temperature) for e in examples]
-        return [Run(e, rollout, Trace(), ExampleScore(str(e.n), self._score(name, e.n, rollout))) for e in examples]
+        return [Run(e, rollout, Trace(), self._scored(e.n, self._score(name, e.n, rollout))) for e in examples]
+
+    def _scored(self, number: int, score: float | None) -> ExampleScore:
+        return ExampleScore(str(number), score, feedback=f"no answer\nto {number}" if score is None else "")
 
     def _score(self, name: str, number: int, rollout: int) -> float | None:
         row = self.table[name]
@@ -146,6 +149,15 @@ def test_examples_without_a_passing_trace_are_tried_again_and_hotter() -> None:
         *((n, 1, 0.9) for n in (1, 2, 3)),
         *((n, 2, 0.9) for n in (1, 2)),
     ]
+
+
+def test_runs_that_could_not_be_made_are_counted_and_the_first_is_named() -> None:
+    table: dict[str, Any] = {"a": [1.0, [None, 0.0], [0.0, None]], "b": [1.0, 0.0, 1.0]}
+    bench: Any = FakeBench(FakeEvaluator(table), settings=Settings(rollouts=2))
+    examples = [Example({"n": n}) for n in range(3)]
+    summary = bootstrap(state("a"), examples, bench, "t").summary
+    assert summary == "1 of 3 examples have a passing trace (2 of 5 runs could not be scored: no answer to 1)"
+    assert bootstrap(state("b"), examples, bench, "t").summary == "2 of 3 examples have a passing trace"
 
 
 def test_the_last_tries_are_twice_as_hot() -> None:

@@ -9,6 +9,7 @@ from harness.data import Example
 from harness.evaluate import Run, spend_of
 from harness.observe import watched
 from harness.optimize.bench import Bench
+from harness.prompt import shown
 from harness.results import Spend
 from harness.state import State
 
@@ -21,17 +22,26 @@ _HOTTER_FROM = 6
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """The passing runs, one per example at most, in the order of the examples, and how many examples were tried."""
+    """The passing runs, one per example at most, in the order of the examples, and how many examples were tried.
+
+    Of the ``made`` runs ``unscored`` failed with the LM or its judge, the first of them for the reason ``failure``.
+    """
 
     runs: tuple[Run, ...]
     tried: int
     spend: Spend
     teacher: str = ""
+    made: int = 0
+    unscored: int = 0
+    failure: str = ""
 
     @property
     def summary(self) -> str:
         whose = f" of {self.teacher}" if self.teacher else ""
-        return f"{len(self.runs)} of {self.tried} examples have a passing trace{whose}"
+        found = f"{len(self.runs)} of {self.tried} examples have a passing trace{whose}"
+        if not self.unscored:
+            return found
+        return f"{found} ({self.unscored} of {self.made} runs could not be scored: {self.failure})"
 
 
 def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str) -> Bootstrap:
@@ -47,6 +57,7 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
         state = State(bench.teacher)
     passing: dict[int, Run] = {}
     spend = Spend()
+    made, failures = 0, []
     words = f"{task}: traces"
     with watched(bench.observer, words):
         for rollout in range(settings.rollouts):
@@ -62,6 +73,16 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
             tried = [examples[place] for place in missing]
             runs = bench.evaluator.run(state, tried, task=words, sampling=sampling, rollout=rollout, ahead=ahead)
             spend += spend_of(runs)
+            made += len(runs)
+            failures += [run.score.feedback for run in runs if run.score.score is None]
             passing |= {place: run for place, run in zip(missing, runs, strict=True) if run.passes(settings.passing)}
     teacher = bench.teacher.model if bench.teacher is not None else ""
-    return Bootstrap(tuple(passing[place] for place in sorted(passing)), len(examples), spend, teacher)
+    return Bootstrap(
+        runs=tuple(passing[place] for place in sorted(passing)),
+        tried=len(examples),
+        spend=spend,
+        teacher=teacher,
+        made=made,
+        unscored=len(failures),
+        failure=shown(" ".join(failures[0].split())) if failures else "",
+    )
