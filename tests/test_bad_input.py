@@ -33,7 +33,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
         (["--bt-preset", "best"], "*no preset 'best'; choose one of default, paper*"),
         (["--bt-set", "candidates"], "*'candidates' is not NAME=VALUE*"),
         (["--bt-set", "candidate=3"], "*no setting 'candidate'; settings are *candidates*rank*"),
-        (["--bt-set", "candidates=-1"], "*candidates='-1' is not allowed*at least 0*"),
+        (["--bt-set", "candidates=-1"], "*candidates='-1' is not allowed*greater than or equal to 0*"),
         (["--bt-set", "rank=high"], "*rank='high' is not allowed*valid integer*"),
         (["--bt-seeds", "0,x"], "*--bt-seeds 'x' is not allowed*"),
         (["--bt-concurrency", "0"], "*--bt-concurrency '0' is not allowed*"),

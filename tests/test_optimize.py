@@ -18,7 +18,7 @@ from harness.observe import NullObserver
 from harness.optimize import prompts
 from harness.optimize.bootstrap import bootstrap
 from harness.optimize.prompts import draw_demos, run_race
-from harness.optimize.settings import PRESETS, Settings, settings_from
+from harness.optimize.settings import PRESETS, Settings, as_json, settings_from
 from harness.optimize.steps import STEPS, register
 from harness.optimize.strategy import parse_strategies, parse_strategy, strategy_id, strategy_text
 from harness.optimize.together import choose
@@ -57,6 +57,29 @@ def test_later_changes_win_and_text_is_read_as_options_give_it() -> None:
     made = settings_from("paper", {"candidates": 9, "rank": 4}, {"rank": "8", "target_modules": "q_proj, v_proj"})
     assert (made.candidates, made.lora.rank, made.lora.target_modules) == (9, 8, ("q_proj", "v_proj"))
     assert made.lora.alpha == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("passing=80", "passing=nan", "top_p=7", "top_p=-1", "top_p=0", "learning_rate=-0.1", "learning_rate=0"),
+        *("learning_rate=inf", "temperature=nan", "temperature=-1", "rollout_temperature=inf", "epochs=inf"),
+        *("epochs=-1", "warmup_ratio=50", "warmup_ratio=-0.1", "dropout=3", "dropout=1", "schedule=bogus"),
+        *("schedule=reduce_lr_on_plateau", "rank=0", "candidates=-1", "batch_size=0", "max_tokens=0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change: str) -> None:
+    name, value = change.split("=")
+    with pytest.raises(UsageError, match=f"the setting {name}='{value}' is not allowed: Input should be "):
+        settings_from("default", {name: value})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_presets_themselves_are_allowed(preset: str) -> None:
+    values = as_json(PRESETS[preset])
+    lora = values.pop("lora")
+    assert settings_from("default", values, lora) == PRESETS[preset]
+    assert settings_from(preset, {"learning_rate": None, "temperature": 0, "top_p": 1, "passing": "0"})
 
 
 def test_steps_can_be_added_but_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.errors import UsageError
 from harness.lm.request import Sampling
@@ -75,10 +75,13 @@ PRESETS: Mapping[str, Settings] = {
 
 _LORA = {item.name for item in fields(LoraSettings)}
 _OWN = {item.name for item in fields(Settings)} - {"lora"}
-_AT_LEAST: Mapping[str, float] = {
-    "candidates": 0, "demos": 0, "rollouts": 1, "rollout_temperature": 0, "passing": 0, "prompt_train": 1,
-    "prompt_validation": 1, "temperature": 0, "max_tokens": 1, "rank": 1, "alpha": 1, "epochs": 0, "min_steps": 0,
-    "batch_size": 1, "max_length": 1,
+_AT_LEAST_0, _AT_LEAST_1, _SHARE = Field(ge=0), Field(ge=1), Field(ge=0, le=1)
+_ALLOWED: Mapping[str, Any] = {
+    "candidates": _AT_LEAST_0, "demos": _AT_LEAST_0, "rollouts": _AT_LEAST_1, "rollout_temperature": _AT_LEAST_0,
+    "passing": _SHARE, "prompt_train": _AT_LEAST_1, "prompt_validation": _AT_LEAST_1, "temperature": _AT_LEAST_0,
+    "top_p": Field(gt=0, le=1), "max_tokens": _AT_LEAST_1, "rank": _AT_LEAST_1, "alpha": _AT_LEAST_1,
+    "dropout": Field(ge=0, lt=1), "learning_rate": Field(gt=0), "epochs": _AT_LEAST_0, "min_steps": _AT_LEAST_0,
+    "batch_size": _AT_LEAST_1, "warmup_ratio": _SHARE, "max_length": _AT_LEAST_1,
 }  # fmt: skip
 
 
@@ -103,16 +106,13 @@ def settings_from(preset: str, *changes: Mapping[str, Any]) -> Settings:
 
 
 def _value(owner: type, name: str, value: Any) -> Any:
-    annotation = typing.get_type_hints(owner)[name]
+    allowed: Any = Annotated[typing.get_type_hints(owner)[name], _ALLOWED.get(name)]
     if name == "target_modules" and isinstance(value, str) and "," in value:
         value = tuple(part.strip() for part in value.split(","))
     try:
-        checked = TypeAdapter(annotation).validate_python(value)
+        return TypeAdapter(allowed, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError as error:
         raise UsageError(f"the setting {name}={value!r} is not allowed: {error.errors()[0]['msg']}.") from error
-    if name in _AT_LEAST and checked < _AT_LEAST[name]:
-        raise UsageError(f"the setting {name}={value!r} is not allowed: it must be at least {_AT_LEAST[name]}.")
-    return checked
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from harness.lm.request import LMRef, Message, digest_of
 
 if TYPE_CHECKING:
     from harness.train.adapters import Adapters
 
-__all__ = ["ChatExample", "LoraSettings", "Progress", "Trained", "Trainer", "TrainingJob", "TrainingResult"]
+__all__ = ["ChatExample", "LoraSettings", "Progress", "Schedule", "Trained", "Trainer", "TrainingJob", "TrainingResult"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,12 @@ class ChatExample:
 
     messages: tuple[Message, ...]
     completion: str
+
+
+Schedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]
+"""How the learning rate goes on after the warmup: those of transformers' schedules that need no further setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class LoraSettings:
     min_steps: int = 120
     batch_size: int = 8
     warmup_ratio: float = 0.05
-    schedule: str = "linear"
+    schedule: Schedule = "linear"
     max_length: int = 4096
 
 
