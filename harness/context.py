@@ -161,5 +161,5 @@ def _make(lm: str | None, sampling: Sampling | None, store: Path | str | None, e
     from harness.runtime import Runtime
 
     runtime = Runtime.open(Path(store) if store is not None else None, endpoints=endpoints)
-    state = State(LMRef(lm or os.environ.get("BT_LM", DEFAULT_LM)))
+    state = State(LMRef(lm or os.environ.get("BT_LM") or DEFAULT_LM))
     return _Opened(runtime, Context(runtime.client, state, sampling or Sampling()))

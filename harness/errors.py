@@ -80,7 +80,7 @@ class TrainingError(HarnessError):
 
 
 class NothingToTrainError(HarnessError):
-    """No trace passed the metric, so a weight step has no data: the strategy's score is a dash."""
+    """No trace passed the metric, or none is short enough: a weight step has no data and the score is a dash."""
 
 
 class TunedProgramError(HarnessError):

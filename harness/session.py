@@ -407,12 +407,9 @@ class Session:
         from harness.tuned import read_tuned, require_program
 
         tuned = read_tuned(path)
+        if (made_for := tuned.state.lm.model) != (lm := self.options.lm):
+            return None, f"{suite.name}: untuned, since {TUNED_FOLDER}/{path.name} is for {made_for}, not {lm}."
         require_program(tuned, suite.program, path)
-        if (model := tuned.state.lm.model) != self.options.lm:
-            return (
-                None,
-                f"{suite.name}: untuned, since {TUNED_FOLDER}/{path.name} is for {model}, not {self.options.lm}.",
-            )
         if tuned.adapter is not None and tuned.state.lm.adapter is not None:
             self._opened().adapters.import_(tuned.adapter, tuned.state.lm.adapter)
         return tuned, ""

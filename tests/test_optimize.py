@@ -17,7 +17,7 @@ from harness.lm.request import LMRef, Sampling
 from harness.observe import NullObserver
 from harness.optimize import prompts
 from harness.optimize.bootstrap import bootstrap
-from harness.optimize.prompts import draw_demos, run_race
+from harness.optimize.prompts import Race, draw_demos, run_race
 from harness.optimize.settings import PRESETS, Settings, as_json, settings_from
 from harness.optimize.steps import STEPS, register
 from harness.optimize.strategy import parse_strategies, parse_strategy, strategy_id, strategy_text
@@ -142,8 +142,7 @@ def test_dropping_losers_never_changes_the_winner(rows: list[list[float | None]]
         prompts._CHUNK = chunk
 
     def mean(row: list[float | None]) -> float:
-        values = [value for value in row if value is not None]
-        return sum(values) / len(values) if values else 0.0
+        return sum(value or 0.0 for value in row) / len(row)
 
     assert mean(rows[race.best]) == max(map(mean, rows))
     assert race.best == max(range(len(rows)), key=lambda place: (mean(rows[place]), -place))
@@ -199,6 +198,16 @@ def test_drawn_demos_are_a_subset_of_each_modules_own(most: int, size: int, seed
         assert min(1, most) <= len(demos) <= most
         assert all(demo in pool[name] for demo in demos)
         assert len({str(demo) for demo in demos}) == len(demos)
+
+
+def test_a_prompt_that_can_hardly_be_scored_does_not_win() -> None:
+    race = Race(4, {0: [1.0, 1.0, 0.0, 0.0], 1: [1.0, None, None, None]})
+    assert race.best == 0
+    assert race.mean(1) == race.highest(1) == race.lowest(1) == 0.25
+
+
+def test_equal_scores_in_another_order_are_equal() -> None:
+    assert Race(3, {0: [0.9, 0.8, 0.7], 1: [0.7, 0.8, 0.9]}).best == 0
 
 
 def result(strategy: str, steps: int, *means: float | None) -> list[StrategyResult]:

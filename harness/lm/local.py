@@ -106,7 +106,8 @@ class LocalProvider:
 
         Raises:
             NothingToTrainError: the job has no examples.
-            TrainingError: memory ran out at the smallest batch, or no example fits the context.
+            TrainingError: memory ran out at the smallest batch.
+            NothingToTrainError: no example fits the context.
             AdapterError: the adapter to continue from is missing or damaged, or the new one cannot be written.
         """
         abandoned = threading.Event()

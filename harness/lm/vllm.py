@@ -93,7 +93,8 @@ class VllmProvider(EndpointProvider):
         Raises:
             UsageError: the endpoint's settings do not say which weights the server runs.
             NothingToTrainError: the job has no examples.
-            TrainingError: memory ran out at the smallest batch, or no example fits the context.
+            TrainingError: memory ran out at the smallest batch.
+            NothingToTrainError: no example fits the context.
             AdapterError: the adapter to continue from is missing or damaged, or the new one cannot be written.
         """
         if self._tuner is None:

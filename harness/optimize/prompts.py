@@ -18,6 +18,7 @@ from harness.optimize.bench import Bench, Outcome
 from harness.optimize.bootstrap import bootstrap
 from harness.results import Spend
 from harness.state import Demo, State
+from harness.stats import mean
 
 __all__ = ["optimize_prompts"]
 
@@ -73,28 +74,32 @@ def draw_demos(pool: Mapping[str, Sequence[Demo]], most: int, rng: random.Random
 
 @dataclass
 class Race:
-    """Candidates on one set of validation examples; scores are kept per candidate as they come."""
+    """Candidates on one set of validation examples; scores are kept per candidate as they come.
+
+    An example that could not be scored counts 0 here: a prompt must work to be chosen, and one that is too long for
+    the LM on every hard example must not win by the easy ones.
+    """
 
     total: int
     scores: dict[int, list[float | None]] = field(default_factory=dict)
     spend: Spend = field(default_factory=Spend)
 
     def mean(self, candidate: int) -> float:
-        """Mean of the scored examples so far; 0 where there is none."""
-        values = [score for score in self.scores[candidate] if score is not None]
-        return sum(values) / len(values) if values else 0.0
+        """Mean of the examples so far; 0 where there is none."""
+        scores = self.scores[candidate]
+        return mean([score or 0.0 for score in scores]) if scores else 0.0
 
     def highest(self, candidate: int) -> float:
         """The mean if every example still to come scored 1."""
-        values = [score for score in self.scores[candidate] if score is not None]
-        left = self.total - len(self.scores[candidate])
-        return (sum(values) + left) / (len(values) + left) if values or left else 0.0
+        return self._whole(candidate, 1.0)
 
     def lowest(self, candidate: int) -> float:
         """The mean if every example still to come scored 0."""
-        values = [score for score in self.scores[candidate] if score is not None]
-        left = self.total - len(self.scores[candidate])
-        return sum(values) / (len(values) + left) if values or left else 0.0
+        return self._whole(candidate, 0.0)
+
+    def _whole(self, candidate: int, rest: float) -> float:
+        scores = [score or 0.0 for score in self.scores[candidate]]
+        return mean(scores + [rest] * (self.total - len(scores))) if self.total else 0.0
 
     @property
     def best(self) -> int:
