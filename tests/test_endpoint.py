@@ -10,9 +10,11 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from harness.errors import (
     AuthenticationError,
@@ -35,7 +37,7 @@ from harness.lm.providers import check_model, make_provider_factory, register
 from harness.lm.request import LMRef, Message, Request, Sampling
 from harness.lm.retry import RetryPolicy
 from harness.store import Store
-from tests.http_lm import TRANSIENT_FAULTS, HttpLM, default_answer, seeded_faults
+from tests.http_lm import TRANSIENT_FAULTS, Body, HttpLM, default_answer, seeded_faults
 
 KEY = "sk-planted-0123456789abcdef"
 ROOT = Path(__file__).parent.parent
@@ -174,6 +176,38 @@ def test_every_failure_has_its_class_and_its_message(server: HttpLM, model: str)
     assert 0 < (errors["429-date"].retry_after or 0) <= 2
     assert errors["500"].retry_after is None
     assert "The model `m` does not exist" in str(errors["404"])
+
+
+@dataclass
+class Saying(HttpLM):
+    """Answers every request with ``said``."""
+
+    status: int = 200
+    said: Body = field(default_factory=dict)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(await request.json())
+        return web.json_response(self.said, status=self.status)
+
+
+def failure_of(status: int, said: Body) -> LMError:
+    """What becomes of an answer, after one try."""
+    with Saying(status=status, said=said) as server, client_of(server, retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(LMError) as caught:
+            client.call(request())
+        return caught.value
+
+
+def test_a_limit_per_minute_is_no_lack_of_credit() -> None:
+    """Gemini and OpenAI say both in the same words."""
+    quota = "You exceeded your current quota, please check your plan and billing details."
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "36.5s"}]
+    minute = failure_of(
+        429, {"error": {"code": 429, "message": quota, "status": "RESOURCE_EXHAUSTED", "details": details}}
+    )
+    assert isinstance(minute, RateLimitError)
+    assert minute.retry_after == 36.5
+    assert isinstance(failure_of(429, {"error": {"code": "insufficient_quota", "message": quota}}), AuthenticationError)
 
 
 def test_nobody_listens() -> None:

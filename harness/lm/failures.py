@@ -46,7 +46,9 @@ _ROLE = re.compile(
 )
 _KEY = re.compile(r"api[ _-]?key|x-api-key|credentials? (are|is) (invalid|missing)", re.IGNORECASE)
 _NO_KEY = re.compile(r"missing (\w+ )?(api.key|credentials)|api_key\b.{0,80}\bmust be set", re.IGNORECASE | re.DOTALL)
-_CREDIT = re.compile(r"insufficient[ _](quota|balance|funds|credit)|credit balance|exceeded your current quota", re.I)
+# "You exceeded your current quota" alone says nothing: Gemini says it of a limit per minute as well.
+_CREDIT = re.compile(r"insufficient[ _](quota|balance|funds|credit)|credit balance", re.IGNORECASE)
+_RETRY_DELAY = re.compile(r'"retryDelay":\s*"([\d.]+)s"')
 _MODEL = re.compile(
     r"model[_ ]not[_ ]found|(not a valid|invalid|unknown|no such) model"
     r"|model\b.{0,80}\b(does not exist|not found)",
@@ -66,8 +68,11 @@ def explain(error: BaseException, *, where: str, timeout: float, secrets: Sequen
         text = " ".join(str(link) for link in chain)
         failure = _never_answered(error, chain, text, where, timeout, said)
     else:
+        body = _body(chain)
         wait = retry_after_seconds(chain, now=time.time())
-        failure = _refused(status, chain, _body(chain) or str(error), where, said, wait)
+        if wait is None and (delay := _RETRY_DELAY.search(body)):
+            wait = _number(delay[1])  # where Google says it
+        failure = _refused(status, chain, body or str(error), where, said, wait)
     failure.args = (redacted(str(failure), secrets),)
     return failure
 
