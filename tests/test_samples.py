@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from harness.errors import InvalidRequestError
 from harness.lm.client import Client
 from harness.lm.endpoint import Endpoint
 from harness.lm.providers import make_provider_factory
@@ -69,6 +71,31 @@ def test_a_server_that_heeds_no_n_is_asked_again() -> None:
         assert not client.call(HOT).cached
         assert not client.call(replace(HOT, rollout=2, ahead=1)).cached
         assert len(deaf.requests) == 2
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_server_that_refuses_n_is_asked_without_it(status: int) -> None:
+    class One(HttpLM):
+        async def _chat(self, request: web.Request) -> web.StreamResponse:
+            body = await request.json()
+            if "n" not in body:
+                return await super()._chat(request)
+            self.requests.append(body)
+            return web.json_response({"error": {"message": "Only one completion choice is allowed"}}, status=status)
+
+    with One(answer=seeded_answer) as strict, client_of(strict) as client:
+        texts = {client.call(replace(HOT, rollout=1 + n, ahead=2 - n)).completion.text for n in range(3)}
+        assert len(texts) == 3
+        assert [body.get("n") for body in strict.requests] == [3, None, None, None]
+
+
+def test_a_request_that_is_refused_for_another_reason_says_nothing_of_n(server: HttpLM) -> None:
+    server.fault = lambda body, _: "400" if body["messages"][-1]["content"] == "bad" else None
+    with client_of(server) as client:
+        with pytest.raises(InvalidRequestError):
+            client.call(replace(HOT, messages=(Message("user", "bad"),)))
+        client.call(HOT)
+    assert [body.get("n") for body in server.requests] == [3, None, 3]
 
 
 def test_half_of_several_samples_is_kept() -> None:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -50,7 +50,7 @@ class Endpoint:
     system turn (Mistral-7B-Instruct-v0.2's does).
     ``json_schema`` says whether the LM can be held to a JSON schema, which suites may ask for; without it litellm's
     list says so. Up to ``samples`` rollouts of one call are asked for in one request, where litellm knows that the
-    provider takes ``n``; 1 asks for each on its own.
+    provider takes ``n``, until the server refuses it; 1 asks for each on its own.
     ``weights`` is the hub id or path of what a vLLM server runs, so that it can be tuned; ``max_loras`` adapters
     are kept on such a server at once.
     Raises `UsageError` for a limit that makes no sense or a URL that is none.
@@ -139,7 +139,16 @@ class EndpointProvider:
         if self._pace is not None:
             await self._pace.turn()
         started = time.perf_counter()
+        several = self._count(request) > 1
         answer = await self._send(model, request)
+        if several and isinstance(answer, InvalidRequestError):
+            # Litellm knows providers, not servers, and some take no n. Nothing was paid for, so this is no retry in
+            # the client's sense.
+            if self._pace is not None:
+                await self._pace.turn()
+            answer = await self._send(model, replace(request, ahead=0))
+            if not isinstance(answer, LMError):
+                self._takes_samples = False
         if isinstance(answer, LMError):
             # Raised here, where neither a local variable nor an exception's context holds the key.
             raise answer
@@ -237,7 +246,7 @@ class EndpointProvider:
             arguments["stop"] = list(sampling.stop)
         if sampling.temperature > 0:
             arguments["seed"] = request.sampling_seed
-            if (count := min(request.ahead + 1, settings.samples)) > 1 and self._takes_samples:
+            if (count := self._count(request)) > 1:
                 arguments["n"] = count
         if request.schema:
             schema = {"name": "reply", "schema": json.loads(request.schema), "strict": True}
@@ -251,6 +260,12 @@ class EndpointProvider:
         elif self._base_url and self._prefix in _KEYLESS and not os.environ.get(_KEYLESS[self._prefix]):
             arguments["api_key"] = "none"
         return arguments
+
+    def _count(self, request: Request) -> int:
+        """How many rollouts to ask for in one request."""
+        if request.sampling.temperature == 0 or not self._takes_samples:
+            return 1
+        return min(request.ahead + 1, self._endpoint.samples)
 
     @cached_property
     def _takes_samples(self) -> bool:

@@ -55,6 +55,10 @@ _MODEL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_ONE_CHOICE = re.compile(
+    r"only one (completion )?choice|['\"]n['\"].{0,40}\b(at most|must be|only|equal to) 1\b", re.IGNORECASE
+)
+
 
 def explain(error: BaseException, *, where: str, timeout: float, secrets: Sequence[str] = ()) -> LMError:
     """The `LMError` for what litellm raised. ``where`` names LM and host, ``timeout`` is the limit in seconds.
@@ -150,6 +154,8 @@ def _refused(status: int, chain: list[BaseException], text: str, where: str, sai
         )
     if status in (408, 504):
         return LMTimeoutError(f"{where} gave up waiting ({status}: {said}); ask for less at once", retry_after=wait)
+    if status == 500 and _ONE_CHOICE.search(text):
+        status = 400  # older servers of llama.cpp refuse n so
     if status >= 500 or status in (409, 425):
         return OverloadedError(f"{where} failed or is overloaded ({status}: {said}); try later", retry_after=wait)
     if status in (400, 413, 422):
