@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.lm.request import Usage
+
 __all__ = [
     "AdapterError",
     "AuthenticationError",
@@ -92,10 +97,12 @@ class LMError(HarnessError):
 
     ``fatal`` errors hold for every later call as well (a wrong key, an unknown model), so the run stops.
     ``transient`` errors are worth another try; ``retry_after`` is the wait in seconds the server asked for.
+    ``usage`` are the tokens of an answer that came and could not be used: it is paid for all the same.
     """
 
     fatal: bool = False
     transient: bool = False
+    usage: Usage | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)

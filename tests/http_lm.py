@@ -35,7 +35,6 @@ TRANSIENT_FAULTS = (
     "html",
     "empty-choices",
     "null-choices",
-    "null-content",
 )
 """Every fault that another try may mend, but the slow one (``hang``)."""
 
@@ -233,6 +232,8 @@ class HttpLM:
                 whole["choices"] = None
             case "null-content":
                 whole["choices"][0]["message"]["content"] = None
+            case "refusal":
+                whole["choices"][0]["message"] |= {"content": None, "refusal": "I can't help with that."}
             case "null-message":
                 whole["choices"][0]["message"] = None
             case "wrong-model":

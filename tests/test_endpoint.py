@@ -30,11 +30,12 @@ from harness.errors import (
     UnknownModelError,
     UsageError,
 )
+from harness.lm.budget import Budget, Limits, MemoryLedger, Price, Spent
 from harness.lm.client import Client
 from harness.lm.endpoint import Endpoint, EndpointProvider, load_litellm
 from harness.lm.failures import redacted, retry_after_seconds
 from harness.lm.providers import check_model, make_provider_factory, register
-from harness.lm.request import LMRef, Message, Request, Sampling
+from harness.lm.request import LMRef, Message, Request, Sampling, Usage
 from harness.lm.retry import RetryPolicy
 from harness.store import Store
 from tests.http_lm import TRANSIENT_FAULTS, Body, HttpLM, default_answer, seeded_faults
@@ -112,6 +113,8 @@ def test_an_answer_cut_off_is_marked(server: HttpLM) -> None:
         assert client.call(request("cut")).completion.finish == "length"
         empty = client.call(request("cut-empty")).completion
         assert (empty.text, empty.finish) == ("", "length")
+        nothing = client.call(request("null-content")).completion
+        assert (nothing.text, nothing.finish) == ("", "stop"), "it called a tool, or all it said is reasoning"
         assert client.call(request("no-usage")).completion.usage.prompt_tokens == 0
 
 
@@ -136,6 +139,7 @@ FAULTS: dict[str, type[LMError]] = {
     "context-vllm": ContextTooLongError,
     "filter": ContentFilterError,
     "filter-finish": ContentFilterError,
+    "refusal": ContentFilterError,
     "hang": LMTimeoutError,
     "reset": ConnectionFailedError,
     "half": ConnectionFailedError,
@@ -144,7 +148,6 @@ FAULTS: dict[str, type[LMError]] = {
     "not-object": MalformedResponseError,
     "empty-choices": MalformedResponseError,
     "null-choices": MalformedResponseError,
-    "null-content": MalformedResponseError,
     "null-message": MalformedResponseError,
 }
 
@@ -175,6 +178,8 @@ def test_every_failure_has_its_class_and_its_message(server: HttpLM, model: str)
     assert errors["429"].retry_after == 0.01
     assert 0 < (errors["429-date"].retry_after or 0) <= 2
     assert errors["500"].retry_after is None
+    assert errors["500"].usage is None
+    assert errors["refusal"].usage == Usage(2, 2)
     assert "The model `m` does not exist" in str(errors["404"])
 
 
@@ -208,6 +213,26 @@ def test_a_limit_per_minute_is_no_lack_of_credit() -> None:
     assert isinstance(minute, RateLimitError)
     assert minute.retry_after == 36.5
     assert isinstance(failure_of(429, {"error": {"code": "insufficient_quota", "message": quota}}), AuthenticationError)
+
+
+@pytest.mark.parametrize(("kind", "tries"), [("refusal", 1), ("empty-choices", 3), ("wrong-model", 3)])
+def test_answers_that_cannot_be_used_are_paid_for(server: HttpLM, kind: str, tries: int) -> None:
+    server.fault = lambda *_: kind
+    ledger = MemoryLedger()
+    budget = Budget(Limits(tokens=10**6), ledger, lambda _: Price())
+    table = {"openai/*": Endpoint(server.base_url, same_model=True)}
+    with Client(
+        None,
+        make_provider_factory(table),
+        retry=RetryPolicy(attempts=3, base=0.001),
+        gate=budget.gate,
+        on_call=budget.record,
+    ) as client:
+        waiting = [client.submit(request()) for _ in range(2)]
+        assert all(isinstance(future.exception(30), LMError) for future in waiting)
+        stats = client.stats()
+    assert ledger.spent == Spent(tries, 4 * tries)
+    assert (stats.prompt_tokens, stats.completion_tokens) == (2 * tries, 2 * tries)
 
 
 def test_nobody_listens() -> None:

@@ -29,9 +29,13 @@ KEY = "sk-ant-planted-0123456789abcdef"
 
 @dataclass
 class OtherLM(HttpLM):
-    """Anthropic's ``/v1/messages`` and Ollama's ``/api/chat`` and ``/api/generate``; ``refuse`` is an HTTP status."""
+    """Anthropic's ``/v1/messages`` and Ollama's ``/api/chat`` and ``/api/generate``; ``refuse`` is an HTTP status.
+
+    With ``silent`` Anthropic's answer has no content.
+    """
 
     refuse: int = 0
+    silent: bool = False
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_post("/v1/messages", self._messages)
@@ -62,7 +66,7 @@ class OtherLM(HttpLM):
                 "type": "message",
                 "role": "assistant",
                 "model": body["model"],
-                "content": [{"type": "text", "text": "answer: odd"}],
+                "content": [] if self.silent else [{"type": "text", "text": "answer: odd"}],
                 "stop_reason": "max_tokens" if body["max_tokens"] == 1 else "end_turn",
                 "stop_sequence": None,
                 "usage": {"input_tokens": 12, "output_tokens": 3},
@@ -132,6 +136,13 @@ def test_anthropic_refuses(server: OtherLM, status: int, error: type[Exception])
     with client_of(server) as client, pytest.raises(error, match="anthropic/claude-test at 127") as caught:
         client.call(asked("anthropic/claude-test"))
     assert KEY not in str(caught.value)
+
+
+def test_anthropic_has_nothing_to_say(server: OtherLM) -> None:
+    server.silent = True
+    with client_of(server) as client:
+        found = client.call(asked("anthropic/claude-test")).completion
+    assert (found.text, found.finish, found.usage.prompt_tokens) == ("", "stop", 12)
 
 
 def test_ollama(server: OtherLM) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.errors import BudgetError
+from harness.errors import BudgetError, LMError
 from harness.lm.request import LMRef, Reply, Request
 
 __all__ = ["Budget", "Ledger", "Limits", "MemoryLedger", "Price", "Prices", "Spent"]
@@ -113,10 +113,13 @@ class Budget:
             raise BudgetError(f"{reason}; run again with a larger one to go on from here")
 
     def record(self, request: Request, outcome: Reply | BaseException) -> None:
-        """Count what a call used."""
-        if not isinstance(outcome, Reply) or outcome.cached:
+        """Count what a call used, an answer that could not be used included."""
+        if isinstance(outcome, Reply):
+            usage = None if outcome.cached else outcome.completion.usage
+        else:
+            usage = outcome.usage if isinstance(outcome, LMError) else None
+        if usage is None:
             return
-        usage = outcome.completion.usage
         cost = 0.0
         if self._limits.cost is not None:
             price = self._prices(request.lm)

@@ -19,7 +19,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from harness.errors import ConnectionFailedError, HarnessError, LMError, LMTimeoutError
-from harness.lm.request import Completion, Provider, ProviderFactory, Reply, Request, StructuredProvider, digest_of
+from harness.lm.request import (
+    Completion,
+    Provider,
+    ProviderFactory,
+    Reply,
+    Request,
+    StructuredProvider,
+    Usage,
+    digest_of,
+)
 from harness.lm.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -31,7 +40,11 @@ Gate = Callable[[Request], None]
 """Called on the client's thread right before each request to an LM, a retry included; raising fails that call."""
 
 Observer = Callable[[Request, Reply | BaseException], None]
-"""Called once for each call as it ends, from whichever thread ended it; quick, and must not raise."""
+"""Called once for each call as it ends, from whichever thread ended it; quick, and must not raise.
+
+Also called with the error of each try before the last that used tokens. Where several wait for a call, the error that
+the first of them gets is the one that has the ``usage``.
+"""
 
 # Together under the two seconds that `Client.close` promises.
 _DRAIN_SECONDS = 0.8
@@ -48,7 +61,7 @@ class CallStats:
 
     ``made`` calls were sent to an LM (once each, however often retried), ``cached`` were found in the store,
     ``shared`` joined an identical call in flight, ``retried`` counts further tries, ``failed`` calls ended with an
-    error. Tokens are those of the calls made.
+    error. Tokens are those of the calls made, answers that could not be used included.
     """
 
     made: int = 0
@@ -302,13 +315,15 @@ class Client:
                 wait = self._retry.wait(error, attempt, request.digest)
                 silent = isinstance(error, ConnectionFailedError | LMTimeoutError)
                 slot.unanswered = slot.unanswered if silent else 0
+                self._used(error.usage)
                 if wait is None or slot.unanswered >= _DEAD:
                     slot.unanswered += silent
                     raise
+                if error.usage is not None and self._on_call is not None:
+                    self._on_call(request, error)
             else:
                 slot.unanswered = 0
-                usage = completion.usage
-                self._count(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+                self._used(completion.usage)
                 return completion
             await self._sleep(wait)
 
@@ -353,6 +368,8 @@ class Client:
                 continue
             if isinstance(end, BaseException):
                 outcome: Reply | BaseException = _fresh(end) if isinstance(end, LMError) else end
+                if number > 0 and isinstance(outcome, LMError):
+                    outcome.usage = None
                 self._count(failed=1)
             else:
                 outcome = Reply(end, cached=cached or number > 0)
@@ -378,6 +395,10 @@ class Client:
         if loop is not None and task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the task with it
                 loop.call_soon_threadsafe(task.cancel)
+
+    def _used(self, usage: Usage | None) -> None:
+        if usage is not None:
+            self._count(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
 
     def _count(self, **more: int) -> None:
         with self._lock:

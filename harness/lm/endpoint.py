@@ -152,9 +152,14 @@ class EndpointProvider:
         if isinstance(answer, LMError):
             # Raised here, where neither a local variable nor an exception's context holds the key.
             raise answer
-        if self._endpoint.same_model:
-            self._check_model(model, answer)
-        return self._completion(answer, time.perf_counter() - started)
+        tokens = _usage(answer)
+        try:
+            if self._endpoint.same_model:
+                self._check_model(model, answer)
+            return self._completion(answer, tokens, time.perf_counter() - started)
+        except LMError as error:
+            error.usage = tokens
+            raise
 
     def takes_schema(self) -> bool:
         """Whether replies can be held to a JSON schema, as the endpoint's settings or litellm's list of models say."""
@@ -284,12 +289,10 @@ class EndpointProvider:
             )
         return key
 
-    def _completion(self, response: Any, seconds: float) -> Completion:
+    def _completion(self, response: Any, tokens: Usage, seconds: float) -> Completion:
         choices = getattr(response, "choices", None)
         if not choices:
             raise MalformedResponseError(f"{self._where} sent no choice; {_ASK_SERVER}")
-        usage = getattr(response, "usage", None)
-        tokens = Usage(int(getattr(usage, "prompt_tokens", 0) or 0), int(getattr(usage, "completion_tokens", 0) or 0))
         text, finish = self._text(choices[0])
         more = []
         for choice in choices[1:]:
@@ -303,16 +306,25 @@ class EndpointProvider:
     def _text(self, choice: Any) -> tuple[str, Literal["stop", "length"]]:
         """The text of one choice and how it ended; raises the `LMError` that fits where there is none."""
         reason = str(getattr(choice, "finish_reason", None) or "stop")
-        text = getattr(getattr(choice, "message", None), "content", None)
+        message = getattr(choice, "message", None)
+        text = getattr(message, "content", None)
         if reason == "content_filter":
             raise ContentFilterError(f"{self._where} withheld the answer (content filter); change the prompt")
+        # Litellm keeps what OpenAI alone has apart.
+        if not text and (getattr(message, "provider_specific_fields", None) or {}).get("refusal"):
+            raise ContentFilterError(f"{self._where} withheld the answer (refusal); change the prompt")
         finish: Literal["stop", "length"] = "length" if reason == "length" else "stop"
-        if text is None and finish == "length":
-            # Cut off before its first visible token (reasoning used them up): an answer, if a useless one.
+        if text is None and message is not None:
+            # It used its tokens up on reasoning, called a tool or had nothing to say: an answer, if a useless one.
             text = ""
         if not isinstance(text, str):
             raise MalformedResponseError(f"{self._where} sent a choice without text; {_ASK_SERVER}")
         return text, finish
+
+
+def _usage(response: Any) -> Usage:
+    usage = getattr(response, "usage", None)
+    return Usage(int(getattr(usage, "prompt_tokens", 0) or 0), int(getattr(usage, "completion_tokens", 0) or 0))
 
 
 _ASK_SERVER: Final = "look into the server's log if it keeps doing so"
