@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from harness.errors import AuthenticationError, NothingToTrainError, TrainingError, UsageError
 from harness.lm.endpoint import Endpoint, load_litellm
@@ -140,6 +141,23 @@ def test_failures_that_stay_are_named_and_hold_no_key(
     server.refuse = lambda _: None
     assert train(server, tmp_path).result.adapter == "ft:base:org::1"
     assert len(server.jobs) == 1
+
+
+@pytest.mark.usefixtures("server")
+def test_a_job_whose_start_got_no_answer_is_found(tmp_path: Path) -> None:
+    """The provider has heard the request and charges for the job, and the process goes on."""
+
+    class Lossy(HttpTuner):
+        async def _create(self, request: web.Request) -> web.Response:
+            answer = await super()._create(request)
+            if len(self.jobs) == 1:
+                assert request.transport is not None
+                request.transport.abort()
+            return answer
+
+    with Lossy() as lossy:
+        assert train(lossy, tmp_path).result.adapter == "ft:base:org::1"
+        assert (len(lossy.files), len(lossy.jobs)) == (1, 1)
 
 
 def test_a_failed_job_says_why_and_the_next_run_starts_another(server: HttpTuner, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class FineTunedProvider(EndpointProvider):
             data = chat_lines(job.examples)
             file = str(self._retried(lambda: self._ask("create_file", file=_named(data), purpose="fine-tune")).id)
             ticket.write({"file": file})
-        started = str(self._retried(lambda: self._started(job, file), known=None if fresh else file))
+        started = str(self._retried(lambda: self._started(job, file), file, heard=not fresh))
         ticket.write({"file": file, "job": started})
         return started
 
@@ -121,18 +121,19 @@ class FineTunedProvider(EndpointProvider):
         )
         return str(answer.id)
 
-    def _retried(self, ask: Callable[[], Any], known: str | None = None) -> Any:
+    def _retried(self, ask: Callable[[], Any], known: str | None = None, *, heard: bool = False) -> Any:
         """The answer, after other tries where the failure may pass.
 
         A request to start a job may have been heard although no answer came: ``known`` is the file whose job is
-        looked for first, so that none is started twice.
+        looked for before each further try, so that none is started twice; with ``heard`` before the first one, too.
         """
         attempt = 0
         while True:
             attempt += 1
             try:
-                if known is not None and (found := self._job_of(known)) is not None:
+                if known is not None and heard and (found := self._job_of(known)) is not None:
                     return found
+                heard = True
                 return ask()
             except LMError as error:
                 wait = self.retry.wait(error, attempt, "")
