@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import BudgetError, UsageError
 from harness.lm.budget import Budget, Limits, MemoryLedger, Price, Spent
-from harness.lm.endpoint import Endpoint
+from harness.lm.endpoint import Endpoint, load_litellm
 from harness.lm.ledger import FileLedger
 from harness.lm.prices import prices
 from harness.lm.request import Completion, LMRef, Message, Reply, Request, Usage
@@ -81,6 +81,25 @@ def test_prices_come_from_the_table_then_from_litellm() -> None:
     assert tuned.prompt > listed.prompt
     with pytest.raises(UsageError, match=r"nobody knows the price of openai/no-such-lm.*prompt_price"):
         prices({})(LMRef("openai/no-such-lm"))
+
+
+def test_listed_prices_are_those_of_short_prompts() -> None:
+    listed = load_litellm().get_model_info("gemini/gemini-2.5-pro")
+    found = prices({})(LMRef("gemini/gemini-2.5-pro"))
+    assert found.prompt == pytest.approx(listed["input_cost_per_token"])
+    assert found.completion == pytest.approx(listed["output_cost_per_token"])
+    assert listed["input_cost_per_token_above_200k_tokens"] > listed["input_cost_per_token"]
+
+
+def test_a_listed_price_of_nought_is_none_unless_the_table_says_it() -> None:
+    gap = LMRef("codestral/codestral-latest")
+    assert load_litellm().cost_per_token(model=gap.model, prompt_tokens=1, completion_tokens=1) == (0, 0)
+    with pytest.raises(UsageError, match="nobody knows the price of codestral/codestral-latest"):
+        prices({})(gap)
+    assert prices({"codestral/*": Endpoint(prompt_price=0)})(gap) == Price()
+    for model in ("ollama_chat/llama3", "ollama_chat/llama3.2:3b", "ollama/llama3"):
+        assert prices({})(LMRef(model)) == Price()
+    assert prices({"ollama_chat/*": Endpoint(prompt_price=1)})(LMRef("ollama_chat/llama3")) == Price(1e-6)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from harness.errors import UsageError
 from harness.lm.budget import Price, Prices
@@ -13,11 +13,17 @@ from harness.lm.table import Endpoints, endpoint_for
 
 __all__ = ["prices"]
 
+_FREE: Final = ("ollama", "ollama_chat")
+"""Providers on a machine of one's own, free unless the table says otherwise."""
+_TOKENS: Final = 1000
+"""Of one call that the list is asked for: long prompts cost more a token with some providers."""
+
 
 def prices(endpoints: Endpoints) -> Prices:
-    """Prices from the LM table, else from the price list that litellm carries; LMs in this process are free.
+    """Prices from the LM table, else from the price list that litellm carries.
 
-    The function raises `UsageError` for an LM whose price neither knows.
+    LMs in this process and Ollama's are free. Nought in that list is no price: LMs of paid providers for which nobody
+    has filled one in stand there so. The function raises `UsageError` for an LM whose price neither knows.
     """
 
     @cache
@@ -28,6 +34,8 @@ def prices(endpoints: Endpoints) -> Prices:
         endpoint = endpoint_for(endpoints, lm.model)
         if endpoint is not None and (endpoint.prompt_price is not None or endpoint.completion_price is not None):
             return Price((endpoint.prompt_price or 0.0) / 1e6, (endpoint.completion_price or 0.0) / 1e6)
+        if prefix in _FREE:
+            return Price()
         litellm = load_litellm()
         # Weights that a provider tuned have a price of their own, under their own name.
         for name in [f"{prefix}/{lm.adapter}"] if lm.adapter else [lm.model]:
@@ -45,7 +53,7 @@ def prices(endpoints: Endpoints) -> Prices:
 
 def _listed(litellm: Any, name: str) -> Price | None:
     try:
-        prompt, completion = litellm.cost_per_token(model=name, prompt_tokens=1_000_000, completion_tokens=1_000_000)
+        prompt, completion = litellm.cost_per_token(model=name, prompt_tokens=_TOKENS, completion_tokens=_TOKENS)
     except Exception:  # noqa: BLE001 -- litellm raises bare Exceptions for a model that its list lacks
         return None
-    return Price(prompt / 1e6, completion / 1e6)
+    return Price(prompt / _TOKENS, completion / _TOKENS) if prompt or completion else None
