@@ -215,6 +215,25 @@ def test_a_limit_per_minute_is_no_lack_of_credit() -> None:
     assert isinstance(failure_of(429, {"error": {"code": "insufficient_quota", "message": quota}}), AuthenticationError)
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "error"),
+    [
+        (403, "Your chosen model requires moderation and your input was flagged", ContentFilterError),
+        (403, "Your prompt has been flagged as potentially violating our usage policy", ContentFilterError),
+        (403, "Your account has been flagged", AuthenticationError),
+        (400, "The model output parameter 'foo' was not found in schema", InvalidRequestError),
+        (400, "invalid model output format", InvalidRequestError),
+        (400, "The model `gpt-9` does not exist or you do not have access to it", UnknownModelError),
+        (400, 'model "llama9" not found, try pulling it first', UnknownModelError),
+        (400, "Model not found: x/y", UnknownModelError),
+        (400, "x/y is not a valid model ID", UnknownModelError),
+        (400, "/chat/completions: Invalid model name passed in model=x", UnknownModelError),
+    ],
+)
+def test_what_concerns_one_request_ends_no_run(status: int, said: str, error: type[LMError]) -> None:
+    assert type(failure_of(status, {"error": {"message": said}})) is error
+
+
 @pytest.mark.parametrize(("kind", "tries"), [("refusal", 1), ("empty-choices", 3), ("wrong-model", 3)])
 def test_answers_that_cannot_be_used_are_paid_for(server: HttpLM, kind: str, tries: int) -> None:
     server.fault = lambda *_: kind

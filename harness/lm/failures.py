@@ -40,7 +40,11 @@ _CONTEXT = re.compile(
     r"|prompt is too long|input is too long|exceeds? the (available|maximum) (context|number of tokens)",
     re.IGNORECASE,
 )
-_FILTER = re.compile(r"content[ _](filter|policy|management policy)|safety (system|policy)|moderation", re.IGNORECASE)
+_FILTER = re.compile(
+    r"content[ _](filter|policy|management policy)|safety (system|policy)|moderation"
+    r"|(input|prompt|content|message|request)s? (is|are|was|were|(has|have) been) flagged",
+    re.IGNORECASE,
+)
 _ROLE = re.compile(
     r"system (role|turn|message)s? .{0,20}not supported|assistant roles|roles must alternate", re.IGNORECASE
 )
@@ -50,9 +54,11 @@ _NO_KEY = re.compile(r"missing (\w+ )?(api.key|credentials)|api_key\b.{0,80}\bmu
 _CREDIT = re.compile(r"insufficient[ _](quota|balance|funds|credit)|credit balance", re.IGNORECASE)
 _RETRY_DELAY = re.compile(r'"retryDelay":\s*"([\d.]+)s"')
 _MODEL = re.compile(
-    r"model[_ ]not[_ ]found|(not a valid|invalid|unknown|no such) model"
-    r"|model\b.{0,80}\b(does not exist|not found)",
-    re.IGNORECASE | re.DOTALL,
+    r"model[_ ]not[_ ]found"
+    r"|(not a valid|invalid|unknown|no such) model\b(?! (\w+ )?(param|output|input|setting|option))"
+    # The model's name and nothing more stands between: requests have other things that are not found.
+    r"|\bmodel:?\s+([`'\"\\]*[^\s`'\"]+[`'\"]*,?\s+)?(does not exist|(is |was |could |can)?not (be )?found)",
+    re.IGNORECASE,
 )
 
 _ONE_CHOICE = re.compile(
@@ -158,13 +164,13 @@ def _refused(status: int, chain: list[BaseException], text: str, where: str, sai
         status = 400  # older servers of llama.cpp refuse n so
     if status >= 500 or status in (409, 425):
         return OverloadedError(f"{where} failed or is overloaded ({status}: {said}); try later", retry_after=wait)
-    if status in (400, 413, 422):
-        if "ContextWindowExceededError" in names or status == 413 or _CONTEXT.search(text):
-            return ContextTooLongError(
-                f"the prompt is too long for {where} ({said}); use fewer or shorter demos, or a longer context"
-            )
-        if "ContentPolicyViolationError" in names or _FILTER.search(text):
-            return ContentFilterError(f"{where} withheld the answer ({said}); change the prompt")
+    if status == 413 or (status in (400, 422) and ("ContextWindowExceededError" in names or _CONTEXT.search(text))):
+        return ContextTooLongError(
+            f"the prompt is too long for {where} ({said}); use fewer or shorter demos, or a longer context"
+        )
+    if status in (400, 403, 422) and ("ContentPolicyViolationError" in names or _FILTER.search(text)):
+        return ContentFilterError(f"{where} withheld the answer ({said}); change the prompt")
+    if status in (400, 422):
         if _ROLE.search(text):
             return InvalidRequestError(
                 f"the chat template of {where} takes no system turn ({said}); set system_role = false for this LM, "
