@@ -160,6 +160,29 @@ def test_a_job_whose_start_got_no_answer_is_found(tmp_path: Path) -> None:
         assert (len(lossy.files), len(lossy.jobs)) == (1, 1)
 
 
+@pytest.mark.usefixtures("server")
+def test_a_key_in_a_variable_of_any_name_is_not_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Litellm logs what a server says, and this one repeats the key."""
+
+    class Telling(HttpTuner):
+        async def _create(self, request: web.Request) -> web.Response:
+            key = request.headers["Authorization"].removeprefix("Bearer ")
+            return web.json_response({"error": {"message": f"user {key} may not tune"}}, status=400)
+
+    monkeypatch.setenv("GATEWAY_1", secret := "planted-9876543210")
+    with Telling() as telling:
+        endpoint = Endpoint(telling.base_url, "GATEWAY_1", timeout=10)
+        with (
+            Runtime.open(tmp_path, endpoints={"openai/*": endpoint}) as runtime,
+            pytest.raises(TrainingError, match=r"user \*\*\* may not"),
+        ):
+            runtime.train(job(), "w", NullObserver())
+    assert "user *** may not" in caplog.text
+    assert secret not in caplog.text
+
+
 def test_a_failed_job_says_why_and_the_next_run_starts_another(server: HttpTuner, tmp_path: Path) -> None:
     server.ends = "failed"
     with pytest.raises(TrainingError, match=r"ftjob-1 .* failed: the file has too few examples"):

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from harness.errors import (
     AuthenticationError,
@@ -24,7 +24,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.lm.encode import fold_system
-from harness.lm.failures import explain, redacted
+from harness.lm.failures import explain, hide, redacted
 from harness.lm.pace import Pace
 from harness.lm.request import Completion, Request, Usage
 
@@ -118,6 +118,7 @@ class EndpointProvider:
         # Resolved here and handed to litellm, so that the identity names the server that is really asked.
         self._base_url = self._endpoint.base_url or _base_url_from_environment(self._prefix)
         self._where = f"{model} at {_host(self._base_url) or 'the default host of ' + self._prefix}"
+        hide(*_credentials(self._base_url))
         self._litellm: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         per_minute = self._endpoint.requests_per_minute
@@ -224,8 +225,7 @@ class EndpointProvider:
             return error
         except (OpenAIError, httpx.HTTPError, OSError) as error:
             # All of litellm's errors are OpenAIErrors; the deadline's TimeoutError is an OSError.
-            key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
-            secrets = [key, *(value for _, value in settings.headers)]
+            secrets = [value for _, value in settings.headers]
             return explain(error, where=self._where, timeout=settings.timeout, secrets=secrets)
 
     def _arguments(self, model: str, request: Request) -> dict[str, Any]:
@@ -287,6 +287,7 @@ class EndpointProvider:
             raise AuthenticationError(
                 f"{self._where} needs a key, and the environment variable {variable} is not set; set it"
             )
+        hide(key)
         return key
 
     def _completion(self, response: Any, tokens: Usage, seconds: float) -> Completion:
@@ -338,6 +339,13 @@ def _base_url_from_environment(prefix: str) -> str | None:
 def _host(url: str | None) -> str:
     """HOST:PORT, without a user name or password that a URL can hold."""
     return urlsplit(url).netloc.rpartition("@")[2] if url else ""
+
+
+def _credentials(url: str | None) -> tuple[str, ...]:
+    """The password of a URL, or its user name where that is all it has (a token): as it stands there and as it is."""
+    parts = urlsplit(url or "")
+    secret = parts.password or parts.username or ""
+    return secret, unquote(secret)
 
 
 async def _close_clients(litellm: Any, loop: asyncio.AbstractEventLoop) -> None:

@@ -30,10 +30,11 @@ from harness.errors import (
     UnknownModelError,
 )
 
-__all__ = ["explain", "redacted", "retry_after_seconds"]
+__all__ = ["explain", "hide", "redacted", "retry_after_seconds"]
 
 _SHORTEST_SECRET: Final = 6
 _LONGEST_DETAIL: Final = 300
+_HIDDEN: Final[set[str]] = set()
 _SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _CONTEXT = re.compile(
     r"context[ _](length|window|size)|maximum (model|context|input) len|max_model_len|too many tokens"
@@ -87,9 +88,14 @@ def explain(error: BaseException, *, where: str, timeout: float, secrets: Sequen
     return failure
 
 
+def hide(*secrets: str) -> None:
+    """Have `redacted` know what providers are given: a key in a variable of any name, a URL's password."""
+    _HIDDEN.update(secrets)
+
+
 def redacted(text: str, secrets: Iterable[str] = ()) -> str:
-    """``text`` without the given secrets and without the value of any environment variable that holds one."""
-    hidden = {*secrets, *(value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name))}
+    """``text`` without secrets: the given ones, those of `hide`, and what environment variables named so hold."""
+    hidden = {*secrets, *_HIDDEN, *(value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name))}
     # A header's value may be "Bearer KEY".
     hidden |= {word for secret in hidden for word in secret.split()}
     for secret in sorted((s for s in hidden if len(s) >= _SHORTEST_SECRET), key=len, reverse=True):

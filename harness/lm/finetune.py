@@ -179,7 +179,6 @@ class FineTunedProvider(EndpointProvider):
 
         settings = self._endpoint
         headers = dict(settings.headers)
-        key = ""
         try:
             key = self._job_key()
             # Litellm sends no headers of ours with jobs, but takes a client that does.
@@ -200,7 +199,7 @@ class FineTunedProvider(EndpointProvider):
         except LMError as error:
             return error
         except (openai.OpenAIError, httpx.HTTPError, OSError) as error:
-            secrets = [key, *(value for _, value in settings.headers)]
+            secrets = [value for _, value in settings.headers]
             return explain(error, where=self._where, timeout=settings.timeout, secrets=secrets)
 
     def _job_key(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.errors import AdapterError, InvalidRequestError, LMError, UnknownModelError, UsageError
 from harness.lm.endpoint import Endpoint, EndpointProvider, load_litellm
-from harness.lm.failures import explain
+from harness.lm.failures import explain, hide
 from harness.lm.local import LocalProvider, source_of
 from harness.lm.request import Completion, LMRef, Request
 from harness.train.adapters import Adapters
@@ -203,13 +203,14 @@ class VllmProvider(EndpointProvider):
             self._http = httpx.AsyncClient(timeout=_LOAD_SECONDS)
         settings = self._endpoint
         key = os.environ.get(settings.api_key_env or "HOSTED_VLLM_API_KEY", "").strip()
+        hide(key)
         headers = dict(settings.headers) | ({"Authorization": f"Bearer {key}"} if key else {})
         try:
             response = await self._http.post(f"{self._root()}/{what}", json=body, headers=headers)
             response.raise_for_status()
             return
         except httpx.HTTPError as error:
-            secrets = [key, *(value for _, value in settings.headers)]
+            secrets = [value for _, value in settings.headers]
             # What explains it asks litellm's classes, whose import takes seconds.
             await asyncio.to_thread(load_litellm)
             failure = explain(error, where=self._where, timeout=_LOAD_SECONDS, secrets=secrets)
