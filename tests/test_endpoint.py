@@ -76,7 +76,7 @@ def _warm() -> None:
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BT_TEST_KEY", KEY)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_API_KEY"):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_API_KEY", "OLLAMA_API_BASE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -408,6 +408,9 @@ def test_the_identity_names_the_server_that_is_asked(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OPENAI_BASE_URL", "http://other/v1")
     assert EndpointProvider("openai/m").identity() == "openai/m http://other/v1"
     assert EndpointProvider("openai/m", Endpoint("http://mine/v1")).identity() == "openai/m http://mine/v1"
+    assert EndpointProvider("ollama_chat/m").identity() == "ollama_chat/m"
+    monkeypatch.setenv("OLLAMA_API_BASE", "http://other:11434")
+    assert EndpointProvider("ollama_chat/m").identity() == "ollama_chat/m http://other:11434"
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0.0}, {"concurrency": 0}, {"base_url": "localhost:8000"}])

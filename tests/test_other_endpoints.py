@@ -157,6 +157,15 @@ def test_ollama(server: OtherLM) -> None:
     assert body["options"]["seed"] == asked("ollama_chat/llama-test").sampling_seed
 
 
+def test_ollama_where_the_environment_says(server: OtherLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_API_BASE", server.root)
+    with Client(None, make_provider_factory()) as client:
+        assert client.call(asked("ollama_chat/llama-test")).completion.text == "answer: odd"
+        server.refuse = 404
+        with pytest.raises(UnknownModelError, match="ollama_chat/llama-test at 127"):
+            client.call(asked("ollama_chat/llama-test", Sampling(0.0)))
+
+
 def test_ollama_without_the_model(server: OtherLM) -> None:
     server.refuse = 404
     with client_of(server) as client, pytest.raises(UnknownModelError, match="ollama_chat/llama-test at 127"):

@@ -333,7 +333,9 @@ _ASK_SERVER: Final = "look into the server's log if it keeps doing so"
 
 def _base_url_from_environment(prefix: str) -> str | None:
     name = prefix.upper().replace("-", "_")
-    return os.environ.get(f"{name}_BASE_URL") or os.environ.get(f"{name}_API_BASE") or None
+    # For ollama_chat litellm takes that of Ollama.
+    names = [f"{name}_BASE_URL", f"{name}_API_BASE", *(["OLLAMA_API_BASE"] if prefix == "ollama_chat" else [])]
+    return next((url for name in names if (url := os.environ.get(name))), None)
 
 
 def _host(url: str | None) -> str:
