@@ -121,6 +121,9 @@ def test_an_adapter_that_is_there_already_is_used(server: FakeVllm, adapters: Ad
     server.loaded[digests[0]] = "loaded by another process"
     with client_of(server, adapters) as client:
         assert say(client, digests[0]) == f"{digests[0][:12]} says hi"
+        for digest in digests[1:4]:
+            say(client, digest)
+        assert ("unload", digests[1]) in server.events, "there was need for room"
     assert digests[0] in server.loaded, "it is left to whoever loaded it"
 
 

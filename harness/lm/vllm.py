@@ -39,6 +39,12 @@ class _Loaded:
     loading: asyncio.Task[bool]
     users: int = 0
 
+    @property
+    def ours(self) -> bool:
+        """Whether this process has loaded it; what others have loaded is theirs to unload."""
+        task = self.loading
+        return task.done() and not task.cancelled() and task.exception() is None and task.result()
+
 
 class VllmProvider(EndpointProvider):
     """One model of a vLLM server with any number of adapters, which go by their digests there.
@@ -174,10 +180,14 @@ class VllmProvider(EndpointProvider):
         return True
 
     async def _make_room(self) -> None:
-        spare = [adapter for adapter, entry in self._loaded.items() if entry.users == 0 and entry.loading.done()]
-        for adapter in spare[: max(0, len(self._loaded) - self._endpoint.max_loras)]:
-            del self._loaded[adapter]
-            await self._unload(adapter)
+        # Looked through anew each time: while one is unloaded, others make room as well.
+        while len(self._loaded) > self._endpoint.max_loras:
+            idle = (name for name, entry in self._loaded.items() if entry.users == 0 and entry.loading.done())
+            adapter = next(idle, None)
+            if adapter is None:
+                return
+            if self._loaded.pop(adapter).ours:
+                await self._unload(adapter)
 
     async def _unload(self, adapter: str) -> None:
         # A server that cannot be reached, or has forgotten it, keeps nothing either.
@@ -187,8 +197,7 @@ class VllmProvider(EndpointProvider):
 
     async def _leave(self) -> None:
         for adapter, entry in self._loaded.items():
-            task = entry.loading
-            if task.done() and not task.cancelled() and task.exception() is None and task.result():
+            if entry.ours:
                 await self._unload(adapter)
         self._loaded.clear()
         client, self._http = self._http, None
