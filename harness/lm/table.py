@@ -21,7 +21,9 @@ Endpoints = Mapping[str, Endpoint]
 
 _NAME = re.compile(r"[A-Za-z][\w.-]*/\S.*")
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-_SECRET = re.compile(r"key|token|secret|password|authorization|credential|cookie", re.IGNORECASE)
+_SECRET = re.compile(r"key|token|secret|password|authorization|credentials?|cookie", re.IGNORECASE)
+# Of a setting whole words alone: max_tokens is no secret. (No value is repeated, whatever the message.)
+_SECRET_SETTING = re.compile(rf"(^|[\W_])(api)?({_SECRET.pattern})($|[\W_])", re.IGNORECASE)
 _FIELDS: Final = {field.name: field.type for field in fields(Endpoint)}
 
 
@@ -64,7 +66,7 @@ def _endpoint(name: str, given: Any) -> Endpoint:
     values = dict(given)
     for field, value in values.items():
         if field not in _FIELDS:
-            if _SECRET.search(field):
+            if _SECRET_SETTING.search(field):
                 # Its value is not repeated: it may be a key.
                 raise UsageError(
                     f"{where} has {field!r}: a key has no place in a file. Put it into an environment variable and "
