@@ -227,8 +227,9 @@ def test_cancelling_one_who_waits_leaves_the_others() -> None:
         assert first.cancel()
         assert third.cancel()
         fake.release.set()
-        assert second.result(WAIT).completion.text == "hi!"
+        assert second.result(WAIT) == Reply(Completion("hi!", Usage(3, 2)), cached=False), "somebody paid for it"
         assert fake.cancelled == 0
+        assert client.stats() == CallStats(made=1, prompt_tokens=3, completion_tokens=2)
 
 
 def test_cancelling_a_coroutine_leaves_the_others() -> None:

@@ -89,7 +89,7 @@ class _Slot:
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """One call on its way and everybody who waits for it; the first waiter is the one it is made for."""
+    """One call on its way and everybody who waits for it; the first who stays is the one it is made for."""
 
     key: str
     request: Request
@@ -362,10 +362,9 @@ class Client:
         *,
         cached: bool = False,
     ) -> None:
-        for number, waiter in enumerate(waiters):
-            # From here on the waiter cannot be cancelled, so setting its outcome cannot fail.
-            if not waiter.set_running_or_notify_cancel():
-                continue
+        # From here on these cannot be cancelled, so setting their outcome cannot fail. The call is made for the first.
+        staying = [waiter for waiter in waiters if waiter.set_running_or_notify_cancel()]
+        for number, waiter in enumerate(staying):
             if isinstance(end, BaseException):
                 outcome: Reply | BaseException = _fresh(end) if isinstance(end, LMError) else end
                 if number > 0 and isinstance(outcome, LMError):
