@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 import logging
 import subprocess
@@ -357,6 +358,22 @@ def test_secrets_are_redacted_in_every_spelling(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MY_API_KEY", "key/with+signs=")
     text = "a key/with+signs= b key%2Fwith%2Bsigns%3D c hunter22 d"
     assert redacted(text, ["hunter22", "", "b"]) == "a *** b *** c *** d"
+
+
+def test_the_password_of_a_base_url_is_sent_and_shown_nowhere(server: HttpLM) -> None:
+    settings = Endpoint(server.base_url.replace("127", "user:pass%2Fw%C3%B6rd@127"), timeout=10)
+    server.fault = lambda body, _: "403" if body["messages"][-1]["content"] == "bad" else None
+    with client_of(server, settings=settings) as client:
+        client.call(request())
+        with pytest.raises(AuthenticationError) as caught:
+            client.call(request("bad"))
+    basic = base64.b64encode("user:pass/w\u00f6rd".encode()).decode()
+    assert {headers["authorization"] for headers in server.headers} == {f"Basic {basic}"}
+    shown = f"{caught.value} {client.identity('openai/m')}"
+    assert basic not in shown
+    assert "***" in shown, "the server repeats what it was given"
+    assert client.identity("openai/m") == f"openai/m {server.base_url}"
+    assert redacted("http://user:pass%2Fw%C3%B6rd@host, pass/w\u00f6rd") == "http://user:***@host, ***"
 
 
 def test_a_key_that_is_not_set(server: HttpLM, monkeypatch: pytest.MonkeyPatch) -> None:

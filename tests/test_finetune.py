@@ -88,6 +88,13 @@ def test_a_job_from_upload_to_the_tuned_model(server: HttpTuner, tmp_path: Path)
     assert (len(server.files), len(server.jobs)) == (1, 1)
 
 
+def test_the_password_of_a_base_url_is_sent_with_every_request(server: HttpTuner, tmp_path: Path) -> None:
+    endpoint = Endpoint(server.base_url.replace("127", "user:password@127"), timeout=10)
+    with Runtime.open(tmp_path, endpoints={"openai/*": endpoint}) as runtime:
+        runtime.train(job(), "w", NullObserver())
+    assert {headers["authorization"] for headers in server.headers} == {"Basic dXNlcjpwYXNzd29yZA=="}
+
+
 def test_the_tuned_model_is_called_by_its_name_and_tuned_further(server: HttpTuner, tmp_path: Path) -> None:
     adapter = train(server, tmp_path).result.adapter
     with opened(server, tmp_path) as runtime:

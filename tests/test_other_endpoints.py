@@ -157,6 +157,14 @@ def test_ollama(server: OtherLM) -> None:
     assert body["options"]["seed"] == asked("ollama_chat/llama-test").sampling_seed
 
 
+@pytest.mark.parametrize("model", ["anthropic/claude-test", "ollama_chat/llama-test"])
+def test_the_password_of_a_base_url(server: OtherLM, model: str) -> None:
+    url = server.root.replace("127", "user:password@127")
+    with Client(None, make_provider_factory({model: Endpoint(url, timeout=20)})) as client:
+        client.call(asked(model))
+    assert server.headers[0]["authorization"] == "Basic dXNlcjpwYXNzd29yZA=="
+
+
 def test_ollama_where_the_environment_says(server: OtherLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_API_BASE", server.root)
     with Client(None, make_provider_factory()) as client:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from harness.errors import AdapterError, ConnectionFailedError, UnknownModelError, UsageError
 from harness.lm.client import Client
@@ -164,19 +163,15 @@ def test_a_server_that_is_down(server: FakeVllm, adapters: Adapters, digests: li
         assert client.stats().retried == 2
 
 
-def test_the_password_of_the_base_url_stands_in_no_error(
-    server: FakeVllm, adapters: Adapters, digests: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def load(*_: object) -> web.Response:
-        return web.Response(text="<html>no</html>", status=400)
-
-    monkeypatch.setattr(FakeVllm, "_load", load)
-    with FakeVllm() as proxy:
-        url = proxy.base_url.replace("127", "user:hunter%2F2secret@127")
-        with client_of(server, adapters, base_url=url) as client, pytest.raises(AdapterError) as caught:
-            say(client, digests[0])
-    assert "user:***@127.0.0.1" in str(caught.value)
-    assert "2secret" not in str(caught.value)
+def test_a_password_in_the_base_url_is_refused_not_ignored(server: FakeVllm) -> None:
+    url = server.base_url.replace("127", "user:hunter2secret@127")
+    with (
+        client_of(server, None, base_url=url) as client,
+        pytest.raises(UsageError, match=r"base URL of hosted_vllm/base holds a user name.*openai/\.\.\.") as caught,
+    ):
+        say(client, None)
+    assert "hunter2secret" not in str(caught.value)
+    assert server.requests == []
 
 
 def test_a_base_url_without_its_version(server: FakeVllm, adapters: Adapters) -> None:

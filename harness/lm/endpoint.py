@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import difflib
 import inspect
 import json
@@ -32,6 +33,8 @@ __all__ = ["Endpoint", "EndpointProvider", "load_litellm"]
 
 # Litellm insists on some key for these, while servers of one's own seldom want one.
 _KEYLESS: Final = {"openai": "OPENAI_API_KEY"}
+# Here litellm sends our header in the place of its own.
+_BASIC: Final = ("openai", "anthropic", "ollama", "ollama_chat")
 _WELL_KNOWN: Final = ("openai", "anthropic", "hosted_vllm", "ollama")
 
 
@@ -112,13 +115,20 @@ class EndpointProvider:
     """One model string behind one endpoint; see `harness.lm.request.Provider`."""
 
     def __init__(self, model: str, endpoint: Endpoint | None = None) -> None:
+        """Raises `UsageError` for a base URL with a password that litellm would not send."""
         self._model = model
         self._endpoint = endpoint or Endpoint()
         self._prefix = model.partition("/")[0]
         # Resolved here and handed to litellm, so that the identity names the server that is really asked.
-        self._base_url = self._endpoint.base_url or _base_url_from_environment(self._prefix)
+        url = self._endpoint.base_url or _base_url_from_environment(self._prefix)
+        self._base_url, credentials = _apart(url)
+        if credentials and self._prefix not in _BASIC:
+            raise UsageError(
+                f"the base URL of {model} holds a user name or password, and litellm does not send them to "
+                f"{self._prefix}/...: leave them out, or reach a server with OpenAI's API as openai/..."
+            )
+        self._headers = credentials | dict(self._endpoint.headers)
         self._where = f"{model} at {_host(self._base_url) or 'the default host of ' + self._prefix}"
-        hide(*_credentials(self._base_url))
         self._litellm: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         per_minute = self._endpoint.requests_per_minute
@@ -225,8 +235,7 @@ class EndpointProvider:
             return error
         except (OpenAIError, httpx.HTTPError, OSError) as error:
             # All of litellm's errors are OpenAIErrors; the deadline's TimeoutError is an OSError.
-            secrets = [value for _, value in settings.headers]
-            return explain(error, where=self._where, timeout=settings.timeout, secrets=secrets)
+            return explain(error, where=self._where, timeout=settings.timeout, secrets=list(self._headers.values()))
 
     def _arguments(self, model: str, request: Request) -> dict[str, Any]:
         sampling, settings = request.sampling, self._endpoint
@@ -256,8 +265,8 @@ class EndpointProvider:
         if request.schema:
             schema = {"name": "reply", "schema": json.loads(request.schema), "strict": True}
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if settings.headers:
-            arguments["extra_headers"] = dict(settings.headers)
+        if self._headers:
+            arguments["extra_headers"] = dict(self._headers)
         if self._base_url:
             arguments["base_url"] = self._base_url
         if settings.api_key_env:
@@ -343,11 +352,15 @@ def _host(url: str | None) -> str:
     return urlsplit(url).netloc.rpartition("@")[2] if url else ""
 
 
-def _credentials(url: str | None) -> tuple[str, ...]:
-    """The password of a URL, or its user name where that is all it has (a token): as it stands there and as it is."""
+def _apart(url: str | None) -> tuple[str | None, dict[str, str]]:
+    """A base URL without user name and password, and the header that says them: litellm's clients take no such URL."""
     parts = urlsplit(url or "")
-    secret = parts.password or parts.username or ""
-    return secret, unquote(secret)
+    user, password = (unquote(part or "") for part in (parts.username, parts.password))
+    if not user and not password:
+        return url, {}
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+    hide(password or user, basic)
+    return parts._replace(netloc=_host(url)).geturl(), {"Authorization": f"Basic {basic}"}
 
 
 async def _close_clients(litellm: Any, loop: asyncio.AbstractEventLoop) -> None:

@@ -178,7 +178,7 @@ class FineTunedProvider(EndpointProvider):
         import openai
 
         settings = self._endpoint
-        headers = dict(settings.headers)
+        headers = dict(self._headers)
         try:
             key = self._job_key()
             # Litellm sends no headers of ours with jobs, but takes a client that does.
@@ -199,8 +199,7 @@ class FineTunedProvider(EndpointProvider):
         except LMError as error:
             return error
         except (openai.OpenAIError, httpx.HTTPError, OSError) as error:
-            secrets = [value for _, value in settings.headers]
-            return explain(error, where=self._where, timeout=settings.timeout, secrets=secrets)
+            return explain(error, where=self._where, timeout=settings.timeout, secrets=list(headers.values()))
 
     def _job_key(self) -> str:
         if self._endpoint.api_key_env:

@@ -213,16 +213,15 @@ class VllmProvider(EndpointProvider):
         settings = self._endpoint
         key = os.environ.get(settings.api_key_env or "HOSTED_VLLM_API_KEY", "").strip()
         hide(key)
-        headers = dict(settings.headers) | ({"Authorization": f"Bearer {key}"} if key else {})
+        headers = ({"Authorization": f"Bearer {key}"} if key else {}) | self._headers
         try:
             response = await self._http.post(f"{self._root()}/{what}", json=body, headers=headers)
             response.raise_for_status()
             return
         except httpx.HTTPError as error:
-            secrets = [value for _, value in settings.headers]
             # What explains it asks litellm's classes, whose import takes seconds.
             await asyncio.to_thread(load_litellm)
-            failure = explain(error, where=self._where, timeout=_LOAD_SECONDS, secrets=secrets)
+            failure = explain(error, where=self._where, timeout=_LOAD_SECONDS, secrets=list(headers.values()))
         raise failure
 
     def _root(self) -> str:
