@@ -277,9 +277,8 @@ class EndpointProvider:
 
     def _count(self, request: Request) -> int:
         """How many rollouts to ask for in one request."""
-        if request.sampling.temperature == 0 or not self._takes_samples:
-            return 1
-        return min(request.ahead + 1, self._endpoint.samples)
+        count = min(request.ahead + 1, self._endpoint.samples)
+        return count if count > 1 and request.sampling.temperature > 0 and self._takes_samples else 1
 
     @cached_property
     def _takes_samples(self) -> bool:
