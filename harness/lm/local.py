@@ -105,9 +105,8 @@ class LocalProvider:
         Calls that arrive meanwhile wait. ``progress`` is called from the engine's thread.
 
         Raises:
-            NothingToTrainError: the job has no examples.
+            NothingToTrainError: the job has no examples, or none fits the context.
             TrainingError: memory ran out at the smallest batch.
-            NothingToTrainError: no example fits the context.
             AdapterError: the adapter to continue from is missing or damaged, or the new one cannot be written.
         """
         abandoned = threading.Event()

@@ -98,9 +98,8 @@ class VllmProvider(EndpointProvider):
 
         Raises:
             UsageError: the endpoint's settings do not say which weights the server runs.
-            NothingToTrainError: the job has no examples.
+            NothingToTrainError: the job has no examples, or none fits the context.
             TrainingError: memory ran out at the smallest batch.
-            NothingToTrainError: no example fits the context.
             AdapterError: the adapter to continue from is missing or damaged, or the new one cannot be written.
         """
         if self._tuner is None:
