@@ -47,7 +47,7 @@ class Spend:
 class ExampleScore:
     """The metric's word on one example.
 
-    ``score`` is in [0, 1], or None where the LM or the network failed (``unscored``). An answer that did not
+    ``score`` is in [0, 1], or None where the LM, its judge or the network failed (``unscored``). An answer that did not
     parse scores 0 and is told apart by its ``kind``. ``feedback`` is the metric's assertion text, the parse
     error or the failure; ``inputs`` and ``prediction`` are shortened text for people.
     """

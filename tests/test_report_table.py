@@ -115,14 +115,14 @@ def test_dash_with_its_reason_where_nothing_could_be_scored() -> None:
     text = shown(alone(test=evaluation("test", [None, None])))
     assert "–" in row(text, "vanilla")
     assert "– vanilla: no test example could be scored" in text
-    assert "unscored in test (the LM or the network failed; left out): vanilla 2 of 2" in text
+    assert "unscored in test (the LM, its judge or the network failed; left out): vanilla 2 of 2" in text
     assert "– vanilla: not evaluated" in shown(alone())
 
 
 def test_unscored_and_unparsable_are_counted() -> None:
     text = shown(alone(test=evaluation("test", [1, None, 0, 0], unparsable=1), validation=evaluation("v", [1, None])))
-    assert "! unscored in validation (the LM or the network failed; left out): vanilla 1 of 2" in text
-    assert "! unscored in test (the LM or the network failed; left out): vanilla 1 of 4" in text
+    assert "! unscored in validation (the LM, its judge or the network failed; left out): vanilla 1 of 2" in text
+    assert "! unscored in test (the LM, its judge or the network failed; left out): vanilla 1 of 4" in text
     assert "? unparsable in test (counted as wrong): vanilla 1 of 4" in text
 
 
@@ -269,7 +269,7 @@ def test_failure_text() -> None:
     text = failure_text(scores, Interval(0.45625, 0.2, 0.75), 0.85, "p -> w", "test_iris")
     assert text.startswith(
         "test_iris [p → w] scores 45.6 % on test (95 % interval 20.0–75.0, n = 8), under the threshold of 85.0 %\n"
-        "1 of 9 examples are unscored (the LM or the network failed; left out)\n"
+        "1 of 9 examples are unscored (the LM, its judge or the network failed; left out)\n"
         "  the first: assert 'versicolor' == 'virginica'\n"
         "1 of 9 answers did not parse: they count as wrong\n"
         "\n"

@@ -71,7 +71,7 @@ def _failures(evaluations: Sequence[Evaluation]) -> Iterator[str]:
     scores = [score for evaluation in evaluations for score in evaluation.scores]
     unscored, unparsable = (sum(e.unscored for e in evaluations), sum(e.unparsable for e in evaluations))
     if unscored:
-        yield f"{unscored} of {len(scores)} examples are unscored (the LM or the network failed; left out)"
+        yield f"{unscored} of {len(scores)} examples are unscored (the LM, its judge or the network failed; left out)"
         first = next((s.feedback for s in scores if s.score is None and s.feedback), "")
         if first:
             yield f"  the first: {shorten(one_line(first), 300, 1)}"

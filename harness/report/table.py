@@ -256,7 +256,7 @@ def _count_notes(split: Literal["validation", "test"], rows: Sequence[StrategySu
         if wrong := sum(e.unparsable for e in found):
             unparsable.append(f"{row.strategy} {wrong:,} of {total:,}")
     if unscored:
-        what = f"unscored in {split} (the LM or the network failed; left out)"
+        what = f"unscored in {split} (the LM, its judge or the network failed; left out)"
         yield "!", Text(f"{what}: {', '.join(unscored)}", style="yellow")
     if unparsable:
         yield "?", Text(f"unparsable in {split} (counted as wrong): {', '.join(unparsable)}")
