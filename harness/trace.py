@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -55,9 +56,10 @@ class Trace:
 
 
 class Recorder:
-    """Collects the calls of one run. Calls of one run may overlap (``asyncio.gather``)."""
+    """Collects the calls of one run. They may overlap (``asyncio.gather``, threads of the program's own)."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._calls: list[ModuleCall] = []
         self._modules: dict[str, Signature] = {}
         self._asked: Counter[str] = Counter()
@@ -68,17 +70,19 @@ class Recorder:
         Raises `ModuleDefinitionError` where another module of this run has the same name: they would share a
         prompt.
         """
-        if self._modules.setdefault(call.module, call.signature) is not call.signature:
-            raise ModuleDefinitionError(
-                f"two modules of the program are named {call.module!r}; tell them apart by @module(name=...)."
-            )
-        self._calls.append(call)
-        return len(self._calls) - 1
+        with self._lock:
+            if self._modules.setdefault(call.module, call.signature) is not call.signature:
+                raise ModuleDefinitionError(
+                    f"two modules of the program are named {call.module!r}; tell them apart by @module(name=...)."
+                )
+            self._calls.append(call)
+            return len(self._calls) - 1
 
     def repeat(self, request: Request) -> int:
         """How often this run asked the same before: a program that asks twice wants two samples."""
-        self._asked[request.digest] += 1
-        return self._asked[request.digest] - 1
+        with self._lock:
+            self._asked[request.digest] += 1
+            return self._asked[request.digest] - 1
 
     def finish(self, place: int, **changes: Any) -> None:
         self._calls[place] = replace(self._calls[place], **changes)

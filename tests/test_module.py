@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, field
 from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 from pydantic import BaseModel, Field
@@ -17,6 +20,7 @@ from harness.errors import ConnectionFailedError, ModuleDefinitionError, ParseEr
 from harness.lm.request import Completion, LMRef, Reply, Request
 from harness.prompt import from_json
 from harness.state import State
+from harness.trace import Recorder
 
 
 class OneAnswer:
@@ -354,3 +358,20 @@ def test_two_modules_of_one_name_are_told_apart() -> None:
         first(1)
         with pytest.raises(ModuleDefinitionError, match=r"two modules .* 'ask'"):
             second(1)
+
+
+class _SlowText(str):
+    """Lets other threads run whenever it is looked up."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        time.sleep(0.001)
+        return super().__hash__()
+
+
+def test_threads_of_one_run_lose_no_repeated_call() -> None:
+    recorder, request = Recorder(), Mock(digest=_SlowText("d"))
+    with ThreadPoolExecutor(8) as threads:
+        repeats = list(threads.map(lambda _: recorder.repeat(request), range(16)))
+    assert sorted(repeats) == list(range(16))
