@@ -10,6 +10,8 @@ import pytest
 from tests.simulated import CONFTEST, SUITE
 
 GOOD = SUITE.replace("THRESHOLD", "0.1")
+HEAD, _, _metric = GOOD.partition("@suite")
+METHOD = f"@suite{_metric}".replace("(example, prediction)", "(self, example, prediction)").replace("\n", "\n    ")
 
 
 @pytest.fixture
@@ -105,18 +107,14 @@ def test_two_suites_of_one_name(project: pytest.Pytester) -> None:
 
 
 def test_two_suites_of_one_name_in_a_file(project: pytest.Pytester) -> None:
-    head, metric = GOOD.split("@suite", 1)
-    method = ("@suite" + metric).replace("(example, prediction)", "(self, example, prediction)").replace("\n", "\n    ")
-    project.makepyfile(test_parity=f"{head}\nclass TestA:\n    {method}\nclass TestB:\n    {method}")
+    project.makepyfile(test_parity=f"{HEAD}\nclass TestA:\n    {METHOD}\nclass TestB:\n    {METHOD}")
     result = project.runpytest()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*two suites are named 'parity': *::TestA::test_parity and *::TestB::test_parity. R*"])
 
 
 def test_a_unittest_method_is_no_suite(project: pytest.Pytester) -> None:
-    head, metric = GOOD.split("@suite", 1)
-    method = ("@suite" + metric).replace("(example, prediction)", "(self, example, prediction)").replace("\n", "\n    ")
-    project.makepyfile(test_case=f"import unittest\n{head}\nclass TestA(unittest.TestCase):\n    {method}")
+    project.makepyfile(test_case=f"import unittest\n{HEAD}\nclass TestA(unittest.TestCase):\n    {METHOD}")
     result = project.runpytest()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_case.py::TestA::test_parity: a method of unittest.TestCase cannot be a suite*"])
