@@ -42,6 +42,7 @@ REFUSALS = (ValueError, TypeError, AssertionError)
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
+_FENCE_LINE = re.compile(r"^```[\w-]*[ \r]*$\n?", re.MULTILINE)
 
 
 def system_text(signature: Signature, instruction: str | None = None, *, structured: bool = False) -> str:
@@ -123,7 +124,9 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
         raise ParseError(f"the completion is no text: {error}") from error
     if (found := _object(signature, completion)) is not None:
         return found
-    spans, before = _split(signature.reply, completion)
+    spans, before = _split_reply(signature.reply, completion)
+    if not spans and (fenced := _FENCE.search(completion)) and (found := _object(signature, fenced.group(1))):
+        return found
     outputs = signature.outputs
     if len(outputs) == 1 and not spans and not (signature.reasoning and outputs[0].is_text):
         spans, before = {outputs[0].name: before}, ""
@@ -290,6 +293,17 @@ def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
     return spans, text[: starts[0].start()] if starts else text
 
 
+def _split_reply(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
+    """`_split` without the code fence that all the fields may be in."""
+    spans, before = _split(fields, text)
+    fences, body = list(_FENCE_LINE.finditer(before)), text.rstrip()
+    # An even number of them: the last one ends a block before the fields.
+    is_open = spans and len(fences) % 2 and not before[fences[-1].end() :].strip()
+    if not is_open or not body.endswith("\n```"):
+        return spans, before
+    return _split(fields, before[: fences[-1].start()] + body.removesuffix("\n```")[len(before) :])
+
+
 def _object(signature: Signature, completion: str) -> dict[str, Any] | None:
     """The values of a reply that is a JSON object of its fields; what is not required may be missing. Else None."""
     text = completion.strip()
@@ -377,7 +391,7 @@ def _json_text(text: str) -> str:
 
 def _option(options: Sequence[str], text: str) -> str:
     """The one option meant by a text that differs from it in case, quotes, markdown or a full stop."""
-    wanted = text.strip().strip("*`\"'").rstrip(".").casefold()
+    wanted = text.strip().strip("*`\"'").strip().rstrip(".").casefold()
     found = [option for option in options if option.casefold() == wanted]
     if len(found) != 1:
         raise ValueError(text)

@@ -215,10 +215,35 @@ def test_a_demo_without_reasoning_shows_the_answer_alone() -> None:
         ("blue", "blue"),
         ('Answer: "blue"\n', "blue"),
         ("reasoning: a\nanswer: red\nanswer: blue", "red"),
+        ("```\nreasoning: a\nanswer: red\n```", "red"),
+        ("Sure!\n```text\nreasoning: a\nanswer: red\n```\n", "red"),
+        ('I think so.\n```json\n{"reasoning": "a", "answer": "red"}\n```', "red"),
+        ("```\nblue\n```", "blue"),
     ],
 )
 def test_forgiven_forms_of_an_answer(completion: str, answer: str) -> None:
     assert read_reply(classify.signature, completion)["answer"] == answer
+
+
+@module(reasoning=True)
+def explain(x: str) -> str: ...
+
+
+@pytest.mark.parametrize(
+    ("completion", "reasoning", "answer"),
+    [
+        ("```\nreasoning: a\nanswer: b\n```", "a", "b"),
+        ("So:\n\n```text\nanswer: b\nc\n```\n", "So:", "b\nc"),
+        ("```\nanswer: ```py\nb\n```\n```", "", "```py\nb\n```"),
+        ('So:\n```json\n{"reasoning": "a", "answer": "b"}\n```\nBye.', "a", "b"),
+        # These fences are of what is in them alone.
+        ("```\na\n```\nanswer: ```py\nb\n```", "```\na\n```", "```py\nb\n```"),
+        ("reasoning: a\nanswer:\n```\nb\n```", "a", "```\nb\n```"),
+        ("```\na\n```\nanswer: b", "```\na\n```", "b"),
+    ],
+)
+def test_a_fence_around_the_fields_is_no_part_of_their_text(completion: str, reasoning: str, answer: str) -> None:
+    assert read_reply(explain.signature, completion) == {"reasoning": reasoning, "answer": answer}
 
 
 @pytest.mark.parametrize("completion", ["", "reasoning: red", "answer: purple", "answer: red or blue", "answer:"])
