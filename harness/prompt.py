@@ -289,7 +289,10 @@ def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
     ends = [*(start.start() for start in starts[1:]), len(text)]
     for start, end in zip(starts, ends, strict=False):
         assert start.lastindex is not None  # some name matched
-        spans.setdefault(names[start.lastindex - 1], text[start.end() : end])
+        span = text[start.end() : end]
+        if start[0].count("**") == 1:  # bold type that began before the value ends in it: **answer: 42**
+            span = span.replace("**", "", 1)
+        spans.setdefault(names[start.lastindex - 1], span)
     return spans, text[: starts[0].start()] if starts else text
 
 

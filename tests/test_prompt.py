@@ -225,6 +225,14 @@ def test_forgiven_forms_of_an_answer(completion: str, answer: str) -> None:
     assert read_reply(classify.signature, completion)["answer"] == answer
 
 
+@pytest.mark.parametrize(
+    "completion", ["**answer: 42**", "answer:**42**", "# **Answer: 42**", "## **Answer:** 42", "**`answer`: 42**"]
+)
+def test_bold_type_around_a_whole_line_is_no_part_of_its_value(completion: str) -> None:
+    assert read_fields([Field("answer", int)], completion) == {"answer": 42}
+    assert read_fields([Field("answer", str)], f"{completion}\nor **6** * 7") == {"answer": "42\nor **6** * 7"}
+
+
 @module(reasoning=True)
 def explain(x: str) -> str: ...
 
