@@ -41,11 +41,13 @@ _NUMBER = re.compile(
 # A minus right after a word, a number or a bracket is a hyphen or a difference: 3-5, (a)-1, COVID-19.
 _NEGATIVE = re.compile(r"(?:^|[^\w.)\]}%])[-\u2212\u2013][$€£¥]?$")
 _GROUPING = re.compile(r"[,\u00a0\u2009\u202f]")
+# Longer ones come from an LM that repeats itself; Python reads and prints no more than 4,300 digits.
+_LONGEST = 1_000
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}")
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number in a text, exactly; None where there is none.
+    """The last number in a text, exactly; None where there is none, or the last is no number anybody wrote.
 
     The usual reading of a GSM8K answer (Cobbe et al. 2021): ``$1,234.50`` is 1234.5, ``-3``, ``3/4`` and ``1 1/2``
     are what they say, ``15%`` is 15, ``2e-3`` is 0.002, and text or units around the number do not count.
@@ -55,6 +57,8 @@ def last_number(text: str) -> Fraction | None:
     if not numbers:
         return None
     found = numbers[-1]
+    if len(found[0]) > _LONGEST:
+        return None
     value = _value(found)
     return -value if _NEGATIVE.search(plain[: found.start()]) else value
 

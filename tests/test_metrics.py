@@ -98,6 +98,12 @@ def test_a_text_without_a_number_has_none(text: str) -> None:
     assert not same_number(text, text)
 
 
+@pytest.mark.parametrize("text", ["9" * 5_000, "1" + ",000" * 2_000, "1/" + "3" * 5_000, "0." + "3" * 5_000])
+def test_digits_without_an_end_are_a_wrong_answer_and_no_error(text: str) -> None:
+    assert last_number(f"The answer is 18, or {text}") is None
+    assert not same_number(text, 18)
+
+
 @given(st.integers(-(10**12), 10**12), st.sampled_from(["{:d}", "{:,d}", "{:.2f}", "so {:,.1f} it is", "#### {:d}."]))
 def test_a_whole_number_is_read_back_however_it_is_written(number: int, form: str) -> None:
     assert last_number(form.format(number)) == number
