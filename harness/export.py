@@ -70,23 +70,24 @@ class _Served:
 
 
 def _served(tuned: TunedFile, name: str, merged: bool) -> _Served:
-    lm, name = tuned.state.lm, shlex.quote(name)
+    lm, quoted = tuned.state.lm, shlex.quote(name)
     prefix, _, model = lm.model.partition("/")
     if prefix not in ("local", "hosted_vllm"):
         weights = lm.adapter if lm.adapter is not None and not is_digest(lm.adapter) else model
         return _Served("", f"{prefix}/{weights}")
     if merged:
-        return _Served(f"vllm serve ./model --served-model-name {name}", f"hosted_vllm/{name}")
+        return _Served(f"vllm serve ./model --served-model-name {quoted}", f"hosted_vllm/{name}")
     base = model
     if prefix == "local":
         from harness.lm.local import source_of
 
-        base = shlex.quote(source_of(lm.model))
+        base = source_of(lm.model)
+    base = shlex.quote(base)
     if tuned.adapter is None:
-        return _Served(f"vllm serve {base} --served-model-name {name}", f"hosted_vllm/{name}")
+        return _Served(f"vllm serve {base} --served-model-name {quoted}", f"hosted_vllm/{name}")
     rank = _rank(tuned.adapter)
     return _Served(
-        f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}=./adapter",
+        f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {quoted}=./adapter",
         f"hosted_vllm/{name}",
     )
 
@@ -221,9 +222,9 @@ def _readme(tuned: TunedFile, name: str, served: _Served, merged: bool) -> str:
         "",
         "```python",
         "import json, litellm",
-        'prompt = json.load(open("prompts/MODULE.json"))',
+        'prompt = json.load(open("prompts/MODULE.json", encoding="utf-8"))',
         'turns = [*prompt["messages"], {"role": "user", "content": "INPUT: VALUE"}]',
-        f'answer = litellm.completion(model="{served.model}"{local}, messages=turns,',
+        f"answer = litellm.completion(model={json.dumps(served.model, ensure_ascii=False)}{local}, messages=turns,",
         f"    temperature={sampling.temperature:g}, top_p={sampling.top_p:g}, max_tokens={sampling.max_tokens})",
         "```",
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -148,6 +149,15 @@ def test_a_providers_own_weights_are_called_by_their_name(tmp_path: Path) -> Non
     readme = (tmp_path / "out" / "README.md").read_text()
     assert "keeps the tuned weights, under the name `ft:base:org::1`" in readme
     assert 'model="openai/ft:base:org::1"' in readme
+
+
+def test_a_suites_parameters_are_quoted_for_the_shell_and_for_python(tmp_path: Path) -> None:
+    path = saved(tmp_path, adapter=True).rename(tmp_path / 'capitals[hard one, "é"].json')
+    assert main(["export", str(path), "--to", str(tmp_path / "out")]) == 0
+    readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert command_in(tmp_path / "out" / "README.md")[-1] == 'capitals[hard one, "é"]=./adapter'
+    (model,) = re.findall(r"completion\(model=(\".*\"), api_base", readme)
+    assert ast.literal_eval(model) == 'hosted_vllm/capitals[hard one, "é"]'
 
 
 def test_what_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
