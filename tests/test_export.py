@@ -180,6 +180,19 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert "nowhere.program" in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_console_without_unicode_shows_the_rest(tmp_path: Path, encoding: str) -> None:
+    path, folder = saved(tmp_path), tmp_path / "ö→"
+    for command, words in (["show", str(path)], "p ? w ? p"), (["export", str(path), "--to", str(folder)], "README.md"):
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", *command],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert not done.returncode, done.stderr
+        assert words.encode() in done.stdout
+
+
 def test_exported_programs_answer_as_before_wherever_their_folder_goes(tmp_path: Path) -> None:
     from tests.test_local_engine import make_adapter
     from tests.tiny_llama import make_tiny_llama
