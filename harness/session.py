@@ -17,6 +17,7 @@ from harness.errors import BudgetError, DataMissingError, HarnessError, LMError,
 from harness.items import file_name, home_of, key_of, name_of, own_id
 from harness.optimize.strategy import VANILLA, Strategy, parse_strategy, strategy_id, strategy_text
 from harness.options import Options
+from harness.report.safe import plain
 from harness.sources import use_data_dir
 from harness.suites import METRIC_INPUTS, Suite, suite_of
 from harness.workers import endpoints_of, ledger_of
@@ -152,13 +153,13 @@ class Session:
                 else:
                     self._strategy(item, suite, parse_strategy(str(key), _letters()))
         except DataMissingError as error:
-            raise pytest.skip.Exception(str(error), _use_item_location=True) from None
+            raise _skipped(str(error)) from None
         except HarnessError as error:
             if isinstance(error, BudgetError):
                 self._leave_out(item, suite, str(key), error)
             if isinstance(error, LMError) and error.fatal:  # every later call would fail like this one
-                item.session.shouldstop = f"{error}"
-            raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None
+                item.session.shouldstop = plain(f"{error}")
+            raise _failed(f"{type(error).__name__}: {error}") from None
 
     def _evaluate(self, item: pytest.Function, suite: Suite) -> None:
         """Score the committed tuned program, or the untuned one, on test and judge the gate."""
@@ -193,9 +194,9 @@ class Session:
         self._keep(item, SuiteRun(suite.name, tuple(results)))
         scored = [result.test for result in results if result.test is not None]
         if not scored:
-            raise pytest.skip.Exception(f"no score: {results[0].reason}", _use_item_location=True)
+            raise _skipped(f"no score: {results[0].reason}")
         if too_few := self._too_few_scored(suite, results):
-            pytest.fail(too_few, pytrace=False)
+            raise _failed(too_few)
 
     def _choose(self, item: pytest.Function, suite: Suite) -> None:
         """Choose by validation among all strategies, judge the gate on test, save the tuned program."""
@@ -253,7 +254,7 @@ class Session:
     def _judge(self, suite: Suite, gate: GateResult, results: Sequence[StrategyResult]) -> None:
         """Fail the item where the gate did; ``results`` are the chosen strategy's, one for each seed."""
         if unfit := self._unfit(suite, results):
-            pytest.fail(unfit, pytrace=False)
+            raise _failed(unfit)
         if not gate.passed:
             from harness.report.failure import failure_text
             from harness.stats import Interval
@@ -262,7 +263,7 @@ class Session:
             worst = min(tests, key=lambda test: (bool(test.values), test.mean))  # NaN where nothing is scored
             bounds = None if isnan(gate.score) else Interval(gate.score, gate.low, gate.high)
             text = failure_text(worst, bounds, suite.threshold, gate.strategy, suite.name, seeds=tests)
-            pytest.fail(text, pytrace=False)
+            raise _failed(text)
 
     def _unfit(self, suite: Suite, results: Sequence[StrategyResult]) -> str:
         """Why a strategy's results, by seed, can pass no gate whatever their mean; empty where they can."""
@@ -504,6 +505,16 @@ class Session:
                 self._runtime.close()
                 self._runtime = None
         return not self._unwritten
+
+
+def _failed(text: str) -> BaseException:
+    """A failure that says ``text``, which a server, an LM or a program may have a part in, and nothing else."""
+    return pytest.fail.Exception(plain(text), pytrace=False)
+
+
+def _skipped(text: str) -> BaseException:
+    """A skip for the reason ``text``, likewise."""
+    return pytest.skip.Exception(plain(text), _use_item_location=True)
 
 
 def _lm(model: str | None) -> LMRef | None:

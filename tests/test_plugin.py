@@ -144,6 +144,21 @@ def test_too_many_unscored_examples_fail_the_suite(project: pytest.Pytester) -> 
     )
 
 
+@pytest.mark.parametrize("kind", ["ValueError", "ContentFilterError", "AuthenticationError", "DataMissingError"])
+def test_what_servers_and_programs_say_steers_no_terminal(project: pytest.Pytester, kind: str) -> None:
+    program = f"""
+from harness.errors import *
+
+def said(number):
+    raise {kind}("\\x1b[31m[red]\\x1b]0;title\\x07\\u202eback")
+
+@suite(program=said,"""
+    project.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.5").replace("@suite(program=parity,", program))
+    result = project.runpytest("-rsf", "--color=no")
+    assert "[red]back" in result.stdout.str()
+    assert not {"\x1b", "\x07", "\u202e"} & set(result.stdout.str())
+
+
 def test_too_many_unscored_in_validation_fail_the_strategy_and_it_is_not_chosen(project: pytest.Pytester) -> None:
     result = project.runpytest("--bt-optimize", "--bt-lm", "sim/strained", "--bt-strategies", "p")
     result.assert_outcomes(passed=1, failed=2)
