@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,13 +93,15 @@ def rows(hub: HubData) -> Iterable[Mapping[str, Any]]:
     return hub.load() if path is None else read_rows(path)
 
 
-def read_rows(path: Path) -> Sequence[dict[str, Any]]:
+def read_rows(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
     """The rows of a ``.jsonl`` or ``.jsonl.gz`` file (UTF-8, an object a line; blank lines do not count).
 
     Raises `DataError` naming the line that is none, `DataMissingError` where there is no file.
     """
+    path = Path(path)
     opened = gzip.open if path.suffix == ".gz" else open
     found: list[dict[str, Any]] = []
+    number = 0
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, 1):
@@ -110,10 +113,17 @@ def read_rows(path: Path) -> Sequence[dict[str, Any]]:
                 found.append(row)
     except FileNotFoundError as error:
         raise DataMissingError(f"there is no file {path}; put it there or name another folder.") from error
-    except (OSError, EOFError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not in UTF-8 ({_short(error)}); save it in UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else _short(error)
         raise DataError(
-            f"{path}, after line {len(found)}: {_short(error)}. The file is damaged; get it again."
+            f"{path}, line {number}: {why}. Write one JSON object a line, or get the file again."
         ) from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Name a file that can be.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}, after line {number}: {_short(error)}. The file is damaged; get it again.") from error
     return found
 
 

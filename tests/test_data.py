@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import os
 import random
 import subprocess
@@ -159,6 +160,34 @@ def test_blank_lines_and_a_byte_order_mark_are_no_damage(tmp_path: Path) -> None
     path = tmp_path / "rows.jsonl"
     path.write_text('\ufeff{"a": 1}\n\n{"a": 2}\n  \n', encoding="utf-8")
     assert read_rows(path) == [{"a": 1}, {"a": 2}]
+
+
+def damaged(data: bytes) -> bytes:
+    packed = bytearray(gzip.compress(data, mtime=0))
+    packed[12:16] = b"\xff" * 4
+    return bytes(packed)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", b'{"a": 1}\n\n\n{"a": }\n', r"rows\.jsonl, line 4: Expecting value, column 7\. Write one JSON"),
+        ("rows.jsonl", b'{"a": 1}\n{"a": ' + b"[" * 100_000, r"rows\.jsonl, line 2: .*recursion"),
+        ("rows.jsonl", b'{"a": ' + b"9" * 5_000 + b"}", r"rows\.jsonl, line 1: .*4300 digits"),
+        ("rows.jsonl", b'{"a": "\xe9"}\n', r"rows\.jsonl is not in UTF-8 .*; save it in UTF-8"),
+        ("rows.jsonl.gz", damaged(b'{"a": 1}\n' * 1_000), r"rows\.jsonl\.gz, after line \d+: .*damaged; get it again"),
+        ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1_000)[:-20], r"rows\.jsonl\.gz, after .*damaged; get it"),
+        ("folder", None, r"folder cannot be read: Is a directory\. Name a file"),
+    ],
+    ids=["no JSON", "deep", "long", "Latin-1", "damaged", "cut off", "folder"],
+)
+def test_a_file_that_cannot_be_read_says_where_and_why(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(str(path))
 
 
 def test_an_empty_variable_names_no_data_folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
