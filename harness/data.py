@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -92,7 +92,11 @@ def _rows(value: Mapping[str, Any], name: str, suite: str) -> tuple[Example, ...
     key = next((alias for alias in _NAMES[name] if alias in value), None)
     if key is None:
         raise DataError(f"suite {suite!r}: the split {name!r} is missing; there are {', '.join(map(str, value))}.")
-    rows: Iterable[Any] = value[key]
+    try:
+        rows: Iterator[Any] = iter(value[key])
+    except TypeError as error:
+        kind = type(value[key]).__name__
+        raise DataError(f"suite {suite!r}: the split {key!r} is {kind}; give a list of rows.") from error
     examples = []
     for row in rows:
         if not isinstance(row, Mapping):

@@ -54,6 +54,7 @@ def test_wrong_options_are_usage_errors(project: pytest.Pytester, options: list[
         ("rows(200, 25)", "rows(0, 25)", "*the splits 'train' and 'test' share the example {'number': 0,*"),
         ("rows(200, 25)", "[]", "*the split 'test' is empty*"),
         ('"test": rows(200, 25)', '"extra": []', "*the split 'test' is missing; there are train, validation, extra*"),
+        ("rows(200, 25)", "None", "*DataError: suite 'parity': the split 'test' is NoneType; give a list of rows*"),
         ("rows(200, 25)", "[1, 2]", "*a row of 'test' is int, not a mapping*"),
         ("data=splits", "data=[1]", "*data is list, not a mapping of train, validation and test*"),
         ("assert prediction == example.parity", "return 1.7", "*MetricError*metric returned 1.7; a score is a bool*"),
