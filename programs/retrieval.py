@@ -57,14 +57,15 @@ class BM25:
         self._texts = np.memmap(folder / "passages.txt", dtype=np.uint8, mode="r")
 
     @classmethod
-    def open(cls, corpus: Path, cache: Path | None = None) -> BM25:
+    def open(cls, corpus: str | os.PathLike[str], cache: Path | None = None) -> BM25:
         """The index of a ``.jsonl`` or ``.jsonl.gz`` corpus with the fields ``title`` and ``text``.
 
         It is built once, under the digest of the corpus file, in ``cache`` (`cache_dir` where None): a changed
-        corpus gets an index of its own. Raises `DataError` for a row without these fields, `DataMissingError`
-        where there is no file.
+        corpus gets an index of its own. Raises `DataError` for a row without these fields and where there is no
+        file.
         """
-        return cls.open_named(_digest(corpus), lambda: read_rows(corpus), cache)
+        path = Path(corpus)
+        return cls.open_named(_digest(path), lambda: _documents(path), cache)
 
     @classmethod
     def open_named(cls, name: str, load: Callable[[], Iterable[Mapping[str, Any]]], cache: Path | None = None) -> BM25:
@@ -80,7 +81,7 @@ class BM25:
         bm25s = _bm25s()
         import numpy as np
 
-        passages = [_passage(document) for document in documents]
+        passages = [_passage(document, f"document {number}") for number, document in enumerate(documents, 1)]
         if not passages:
             raise DataError("the corpus holds no documents; give a file with title and text in every row.")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -136,11 +137,18 @@ _VERSION = 1
 _DONE = "bt-index.json"
 
 
-def _passage(document: Mapping[str, Any]) -> str:
+def _documents(corpus: Path) -> Sequence[Mapping[str, Any]]:
+    found = read_rows(corpus)
+    for number, document in enumerate(found, 1):
+        _passage(document, f"{corpus}: document {number}")
+    return found
+
+
+def _passage(document: Mapping[str, Any], name: str) -> str:
     title, text = document.get("title"), document.get("text")
     if not isinstance(title, str) or not isinstance(text, str):
-        fields = ", ".join(document) or "nothing"
-        raise DataError(f"a document of the corpus needs the texts 'title' and 'text', but one has {fields}.")
+        fields = ", ".join(f"{field!r} ({type(value).__name__})" for field, value in document.items()) or "nothing"
+        raise DataError(f"{name} needs the texts 'title' and 'text', but has {fields}.")
     return f"{title} | {text}"
 
 

@@ -57,7 +57,7 @@ def test_an_index_is_built_once_and_again_when_the_corpus_changes(
 def test_a_build_that_died_leaves_no_index_behind(corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "x"
     broken = [{"title": "a", "text": "b"}, {"title": "a"}]
-    with pytest.raises(DataError, match="needs the texts 'title' and 'text', but one has title"):
+    with pytest.raises(DataError, match=r"document 2 needs the texts 'title' and 'text', but has 'title' \(str\)"):
         BM25.build(broken, folder)
     with pytest.raises(DataError, match="no documents"):
         BM25.build([], folder)
@@ -65,6 +65,14 @@ def test_a_build_that_died_leaves_no_index_behind(corpus: Path, tmp_path: Path) 
     with pytest.raises(DataError, match="cannot be read"):
         BM25.open(tmp_path / "none.jsonl", tmp_path / "cache")
     assert BM25.open(corpus, tmp_path / "cache")
+
+
+def test_a_document_without_its_texts_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "pages.jsonl"
+    write_jsonl(path, [{"title": "a", "text": "b"}, {"title": "a", "text": 5}])
+    message = r"pages\.jsonl: document 2 needs the texts .*, but has 'title' \(str\), 'text' \(int\)"
+    with pytest.raises(DataError, match=message):
+        BM25.open(str(path), tmp_path / "cache")
 
 
 def test_threads_find_what_one_thread_finds(corpus: Path, tmp_path: Path) -> None:
