@@ -16,10 +16,10 @@ from harness.report.failure import failure_text
 from harness.report.format import count, distinct_percents, duration, percent, points, strategy_label, strategy_text
 from harness.report.junit import user_properties
 from harness.report.safe import one_line, plain, shorten
-from harness.report.summary import summarize
+from harness.report.summary import Comparison, summarize
 from harness.report.table import render, suite_table
 from harness.results import Evaluation, ExampleScore, GateResult, Spend, StepResult, StrategyResult, SuiteRun
-from harness.stats import Interval, interval
+from harness.stats import Difference, Interval, interval
 from tests.report_values import GATE, evaluation, hits, iris, with_gate
 
 AT_80_COLUMNS = """\
@@ -124,6 +124,12 @@ def test_unscored_and_unparsable_are_counted() -> None:
     assert "! unscored in validation (the LM, its judge or the network failed; left out): vanilla 1 of 2" in text
     assert "! unscored in test (the LM, its judge or the network failed; left out): vanilla 1 of 4" in text
     assert "? unparsable in test (counted as wrong): vanilla 1 of 4" in text
+
+
+def test_a_p_value_of_exactly_the_level_is_not_below_it() -> None:
+    difference = Difference(0.1, -0.01, 0.2, 0.05, 100, "sign-flip")
+    assert not Comparison(difference, 0.05).significant
+    assert Comparison(difference, 0.0499).significant
 
 
 def test_no_significant_difference_is_said() -> None:

@@ -44,7 +44,7 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        return self.p_holm < 1 - CONFIDENCE
+        return self.p_holm < round(1 - CONFIDENCE, 12)  # 1 - 0.95 is a little more than 0.05
 
 
 @dataclass(frozen=True)
