@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Annotated, Any, Generic, ParamSpec, TypeVar
+
+from pydantic import BaseModel, Strict, ValidationError
 
 from harness.awaiting import is_asynchronous
 from harness.context import Context, Lease, lease_runtime, running
@@ -44,6 +46,53 @@ class TunedFile:
     sampling: Sampling
     scores: Mapping[str, Any]
     adapter: Path | None = None
+
+
+_Number = Annotated[float, Strict()]
+_Count = Annotated[int, Strict()]
+
+
+class _LM(BaseModel):
+    model: str
+    adapter: str | None
+
+
+class _Demo(BaseModel):
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+class _Prompt(BaseModel):
+    instruction: str | None
+    demos: list[_Demo]
+
+
+class _State(BaseModel):
+    lm: _LM
+    prompts: dict[str, _Prompt]
+
+
+class _Sampling(BaseModel):
+    temperature: _Number
+    top_p: _Number
+    max_tokens: _Count
+    stop: list[str]
+
+
+class _Score(BaseModel):
+    mean: _Number | None
+    examples: _Count
+
+
+class _File(BaseModel):
+    """What a tuned program's file must hold, beside whatever else is in it: people edit such files."""
+
+    program: str
+    strategy: str
+    state: _State
+    sampling: _Sampling
+    scores: dict[str, _Score | _Number | str | None]
+    adapter: str | None = None
 
 
 def program_name(program: Callable[..., Any]) -> str:
@@ -127,6 +176,7 @@ def read_tuned(path: Path) -> TunedFile:
     if not isinstance(body, dict) or body.get("schema") != SCHEMA:
         raise TunedProgramError(f"{path} is no tuned program of the schema {SCHEMA!r}; save it again with --bt-save.")
     try:
+        _File.model_validate(body)
         sampling = body["sampling"]
         return TunedFile(
             program=body["program"],
@@ -136,6 +186,12 @@ def read_tuned(path: Path) -> TunedFile:
             scores={split: _score(score) for split, score in body["scores"].items()},
             adapter=path.parent / body["adapter"] if body.get("adapter") else None,
         )
+    except ValidationError as error:
+        first = error.errors()[0]
+        part = ".".join(map(str, first["loc"]))
+        raise TunedProgramError(
+            f"{path} lacks a part of a tuned program ({part}: {first['msg']}); mend that, or save it again."
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TunedProgramError(f"{path} lacks a part of a tuned program ({error}); save it again.") from error
 

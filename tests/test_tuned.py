@@ -131,6 +131,36 @@ def test_what_json_has_no_word_for_is_read_back(tmp_path: Path, adapters: Adapte
     assert shown == [turn.content for turn in demo_turns(ask.signature, demo)]
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("program",), None, "program: .*valid string"),
+        (("state", "lm", "adapter"), 5, r"state\.lm\.adapter"),
+        (
+            ("state", "prompts"),
+            {"ask": {"instruction": ["Say it."], "demos": []}},
+            r"state\.prompts\.ask\.instruction",
+        ),
+        (("sampling", "temperature"), "0.5", r"sampling\.temperature: .*valid number"),
+        (("sampling", "max_tokens"), None, r"sampling\.max_tokens"),
+        (("scores",), {"test": {"mean": "0.5", "examples": 3}}, r"scores\.test"),
+        (("scores",), {"test": {"mean": 0.5}}, r"scores\.test"),
+    ],
+)
+def test_a_file_that_was_edited_wrongly_says_where(
+    tmp_path: Path, adapters: Adapters, place: tuple[str, ...], value: Any, message: str
+) -> None:
+    path = tmp_path / "s.json"
+    save_tuned(path, TUNED, adapters)
+    body = part = json.loads(path.read_text())
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    path.write_text(json.dumps(body))
+    with pytest.raises(TunedProgramError, match=rf"s\.json lacks a part of .* \({message}.*\); mend that"):
+        read_tuned(path)
+
+
 class Named:
     """An LM that answers with its name."""
 
