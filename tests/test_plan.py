@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, replace
+from datetime import date, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
@@ -198,6 +200,49 @@ def test_a_program_that_goes_on_or_breaks_is_noted() -> None:
     run = rehearse(fragile, EXAMPLES, "x/lm")
     assert len(run.calls) == 1
     assert "ends early (KeyError)" in run.note
+
+
+class Node(BaseModel):
+    name: str
+    next: Node | None
+
+
+@dataclass
+class Span:
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        assert self.first < self.last
+
+
+@pytest.mark.parametrize(
+    ("annotation", "works"),
+    [
+        (date, True),
+        (datetime, True),
+        (UUID, True),
+        (Annotated[int, Limits(le=-3)], True),
+        (Annotated[float, Limits(lt=0)], True),
+        (Annotated[str, Limits(pattern="^[A-Z]{3}$")], False),
+        (Annotated[int, Limits(multiple_of=7, ge=1)], False),
+        (Node, False),
+        (Span, False),
+    ],
+)
+def test_types_whose_values_cannot_be_made_up_are_noted(annotation: Any, works: bool) -> None:
+    def typed(text: str) -> Any: ...
+
+    typed.__annotations__["return"] = annotation
+    ask_typed = module(typed)
+
+    def program(text: str) -> bool:
+        ask_typed(text=text)
+        return more(text=text)
+
+    run = rehearse(program, EXAMPLES, "x/lm")
+    assert [call.module for call in run.calls] == ["typed", "more"][: 1 + works]
+    assert ("ends early (ParseError)" in run.note) != works
 
 
 # ---- what the user sees

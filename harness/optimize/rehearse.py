@@ -16,11 +16,11 @@ from pydantic import TypeAdapter
 from harness.awaiting import finished
 from harness.context import Context, running
 from harness.data import Example
-from harness.errors import HarnessError
+from harness.errors import HarnessError, ParseError, SuiteError
 from harness.lm.client import Client
 from harness.lm.request import Completion, LMRef, Reply, Request
 from harness.optimize.plan import CallShape, RunShape
-from harness.prompt import write_fields
+from harness.prompt import REFUSALS, write_fields
 from harness.signature import REASONING, Field
 from harness.state import State
 from harness.trace import ModuleCall, Recorder
@@ -64,9 +64,9 @@ def _run(program: Callable[..., Any], example: Example, lm: str) -> RunShape:
                 asyncio.run(finished(result))
         except _TooManyCalls:
             note = f"the program makes {_MOST_CALLS} calls or more on made-up answers: {_MOST_CALLS} are counted"
-        except HarnessError:
-            raise
-        except Exception as error:  # noqa: BLE001 -- whatever the program does with an answer that makes no sense
+        except Exception as error:  # whatever the program does with an answer that makes no sense
+            if isinstance(error, HarnessError) and not isinstance(error, ParseError):
+                raise
             note = f"on made-up answers the program ends early ({type(error).__name__}): it may make more calls"
     return RunShape(tuple(_shape(call) for call in recorder.trace.calls), note)
 
@@ -90,12 +90,24 @@ class _MadeUp:
 
 def _reply(call: ModuleCall) -> str:
     fields = call.signature.reply
-    return write_fields(fields, {field.name: _value(field) for field in fields})
+    try:
+        return write_fields(fields, {field.name: _value(field) for field in fields})
+    except (*REFUSALS, SuiteError, RecursionError):  # a type whose values its schema does not tell
+        return "\n".join(f"{field.name}: answer" for field in fields)
 
 
 def _value(field: Field) -> Any:
     schema = field.adapter.json_schema()
     return TypeAdapter(field.annotation).validate_python(_sample(schema, schema.get("$defs", {})))
+
+
+_FORMATS: Final = {
+    "date": "2000-01-01",
+    "date-time": "2000-01-01T00:00:00",
+    "time": "00:00:00",
+    "duration": "PT1S",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
 
 
 def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
@@ -112,7 +124,8 @@ def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
             return _sample(schema[key][0], definitions)
     match schema.get("type"):
         case "integer" | "number":
-            return max(schema.get("minimum", 0), schema.get("exclusiveMinimum", -1) + 1)
+            least = max(schema.get("minimum", 0), schema.get("exclusiveMinimum", -1) + 1)
+            return min(least, schema.get("maximum", least), schema.get("exclusiveMaximum", least + 1) - 1)
         case "boolean":
             return False
         case "array":
@@ -123,6 +136,8 @@ def _sample(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
             return {name: _sample(schema["properties"][name], definitions) for name in wanted}
         case "null":
             return None
+    if schema.get("format") in _FORMATS:
+        return _FORMATS[schema["format"]]
     return "answer".ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
 
 
