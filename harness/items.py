@@ -43,7 +43,8 @@ def home_of(item: pytest.Function) -> str:
 
 def file_name(suite: str) -> str:
     """Of a suite's tuned program. Names that no file can have are shortened, and told apart by their digest."""
-    plain = re.sub(r"[/\\\x00-\x1f]", "_", suite)
+    # A tuned program that is committed must be checked out on Windows as well.
+    plain = re.sub(r"[<>:\"/\\|?*\x00-\x1f]", "_", suite)
     if plain == suite and len(plain.encode()) <= 200:
         return f"{plain}.json"
     from harness.lm.request import digest_of

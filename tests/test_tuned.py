@@ -18,6 +18,7 @@ from harness import module
 from harness import tuned as tuned_files
 from harness.context import default_runtime
 from harness.errors import TunedProgramError
+from harness.items import file_name
 from harness.lm import providers
 from harness.lm.request import Completion, LMRef, Request, Sampling
 from harness.prompt import demo_turns
@@ -129,6 +130,15 @@ def test_what_json_has_no_word_for_is_read_back(tmp_path: Path, adapters: Adapte
 
     shown = [turn.content for turn in demo_turns(ask.signature, found.state.prompt("ask").demos[0])]
     assert shown == [turn.content for turn in demo_turns(ask.signature, demo)]
+
+
+def test_the_file_of_a_suite_has_a_name_that_every_system_takes() -> None:
+    assert file_name("capitals[hard one]") == "capitals[hard one].json"
+    names = [f"capitals[{mark}]" for mark in '<>:"/\\|?*\n'] + ["capitals[_]", "x" * 201]
+    files = [file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    assert not set("".join(files)) & set('<>:"/\\|?*\n')
+    assert max(map(len, files)) < 60
 
 
 @pytest.mark.parametrize(
