@@ -85,7 +85,7 @@ def test_the_presets_themselves_are_allowed(preset: str) -> None:
 def test_steps_can_be_added_but_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STEPS, "x", STEPS["p"])
     assert parse_strategy("x -> p", STEPS) == ("x", "p")
-    for name in ("p", "vanilla", "a-b", ""):
+    for name in ("p", "vanilla", "best", "a-b", ""):
         with pytest.raises(UsageError, match="cannot be named"):
             register(name, STEPS["p"])
 

@@ -17,6 +17,6 @@ def register(letter: str, step: Step) -> None:
 
     Raises `UsageError` for a name that is taken or that the strategy grammar could not tell apart.
     """
-    if letter in STEPS or not letter.isidentifier() or letter == "vanilla":
+    if letter in STEPS or not letter.isidentifier() or letter in ("vanilla", "best"):  # items have these names
         raise UsageError(f"a step cannot be named {letter!r}: the name is taken or not an identifier.")
     STEPS[letter] = step
