@@ -394,11 +394,15 @@ def _json_text(text: str) -> str:
 
 def _option(options: Sequence[str], text: str) -> str:
     """The one option meant by a text that differs from it in case, quotes, markdown or a full stop."""
-    wanted = text.strip().strip("*`\"'").strip().rstrip(".").casefold()
-    found = [option for option in options if option.casefold() == wanted]
+    wanted = _bare(text)
+    found = [option for option in options if wanted and _bare(option) == wanted]
     if len(found) != 1:
         raise ValueError(text)
     return found[0]
+
+
+def _bare(option: str) -> str:
+    return option.strip().strip("*`\"'").strip().rstrip(".").casefold()
 
 
 def _short(text: str, limit: int = 200) -> str:

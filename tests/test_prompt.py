@@ -226,6 +226,18 @@ def test_forgiven_forms_of_an_answer(completion: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [("a.m.", "a.m."), ("A.M.", "a.m."), ("**a.m.**", "a.m."), ("p.m", "p.m."), ('"Noon."', "noon"), ("*", "*")],
+)
+def test_options_may_end_like_a_sentence(text: str, value: str) -> None:
+    field = Field("time", Literal["a.m.", "p.m.", "noon", "*"])
+    assert read_fields([field], f"time: {text}") == {"time": value}
+    for other in ("", ".", "m."):
+        with pytest.raises(ParseError):
+            read_fields([field], f"time: {other}")
+
+
+@pytest.mark.parametrize(
     "completion", ["**answer: 42**", "answer:**42**", "# **Answer: 42**", "## **Answer:** 42", "**`answer`: 42**"]
 )
 def test_bold_type_around_a_whole_line_is_no_part_of_its_value(completion: str) -> None:
