@@ -382,6 +382,8 @@ def test_junit_properties() -> None:
         ("bt.p->w.saved", "395"),
     ]
     assert ("bt.w->w.reason", "no trace passed the metric") in user_properties(runs["w -> w"])
+    steering = SuiteRun("x", (StrategyResult("x", "p", 0, "lm", reason=HOSTILE),))
+    assert ("bt.p.reason", one_line(HOSTILE)) in user_properties(steering)
     assert user_properties(SuiteRun("test_iris", (), GATE)) == [
         ("bt.gate", "failed"),
         ("bt.chosen", "p->w->p"),

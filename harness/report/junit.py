@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.report.format import DASH, strategy_text
+from harness.report.safe import one_line
 from harness.report.summary import summarize
 from harness.results import SuiteRun
 
@@ -26,7 +27,7 @@ def user_properties(run: SuiteRun) -> list[tuple[str, str]]:
                         (f"{name}.{split}_low", f"{score.low:.4f}"),
                         (f"{name}.{split}_high", f"{score.high:.4f}"),
                     ]
-            properties += [(f"{name}.reason", reason) for reason, _ in row.reasons]
+            properties += [(f"{name}.reason", one_line(reason)) for reason, _ in row.reasons]
             properties.append((f"{name}.calls", str(row.spend.calls)))
             properties.append((f"{name}.saved", str(row.spend.cached)))
     if run.gate is not None:
