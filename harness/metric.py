@@ -74,7 +74,8 @@ class Metric:
                 "assert, or return a bool or a float in [0, 1]."
             )
         try:
-            score = float(returned)
+            # To 12 decimals, like every mean: parts that add up to 1 on paper are 1, and pass.
+            score = round(float(returned), 12) + 0.0
         except (TypeError, ValueError):
             score = math.nan
         if not 0 <= score <= 1 or isinstance(returned, str):

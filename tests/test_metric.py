@@ -51,6 +51,12 @@ def test_bools_and_floats(returned: Any, score: float) -> None:
     assert judged(metric) == Verdict(score)
 
 
+def test_parts_that_add_up_on_paper_add_up() -> None:
+    assert judged(lambda prediction: 0.7 + 0.2 + 0.1) == Verdict(1.0)  # noqa: ARG005 -- 0.9999999999999999
+    assert judged(lambda prediction: 0.3 - 0.1 - 0.2) == Verdict(0.0)  # noqa: ARG005 -- -2.8e-17
+    assert judged(lambda prediction: 1.1 * 1.1 - 0.21) == Verdict(1.0)  # noqa: ARG005 -- 1.0000000000000002
+
+
 @pytest.mark.parametrize("returned", [1.7, -0.1, math.nan, math.inf, "yes", "0.5", [], None, {"score": 1}])
 def test_everything_else_is_an_error_that_names_the_suite(returned: Any) -> None:
     def metric(prediction: str) -> Any:  # noqa: ARG001
