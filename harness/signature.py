@@ -74,7 +74,8 @@ class Field:
         """The texts allowed for a ``Literal`` or an ``Enum``; empty for every other type."""
         if _bare(self.annotation) is bool:
             return ()
-        return tuple(str(value.value if isinstance(value, Enum) else value) for value in self.values)
+        plain = (value.value if isinstance(value, Enum) else value for value in self.values)
+        return tuple("null" if value is None else str(value) for value in plain)
 
     @cached_property
     def is_text(self) -> bool:

@@ -289,6 +289,12 @@ def test_lenient_reading_of_typed_values(annotation: Any, text: str, value: Any)
     assert same(read_fields([Field("f", annotation)], f"f: {text}")["f"], value)
 
 
+def test_an_option_that_is_none_is_asked_for_as_it_is_read() -> None:
+    field = Field("kind", Literal["a", None])
+    assert field.hint == "one of a, null"
+    assert [read_fields([field], f"kind: {text}")["kind"] for text in ("null", "Null.", "a")] == [None, None, "a"]
+
+
 def test_the_reply_part_of_the_system_turn_names_every_type() -> None:
     class Many(NamedTuple):
         a: int
