@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from pydantic import ValidationError
 
 from harness.context import Context, current
-from harness.errors import ParseError, SuiteError
+from harness.errors import ModuleDefinitionError, ParseError, SuiteError
 from harness.lm.request import Message, Reply, Request
 from harness.prompt import REFUSALS, chat, possible_replies, read_reply, reply_schema, to_json
 from harness.signature import Signature, signature_of
@@ -147,6 +147,10 @@ def module(
     namespace = sys._getframe(1).f_locals  # annotations may name types defined beside a local function
 
     def decorate(function: Callable[P, R]) -> Module[P, R]:
+        if not inspect.isfunction(function):
+            raise ModuleDefinitionError(
+                f"@module is for a function, not for {function!r}; write it above a def, and its arguments by name."
+            )
         contract = signature_of(function, name=name, output=output, reasoning=reasoning, namespace=namespace)
         return Module(function, contract)
 

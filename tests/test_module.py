@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass, field
@@ -260,6 +261,12 @@ def test_a_question_asked_twice_in_a_run_is_two_samples() -> None:
         guess(2)
     rollouts = [request.rollout for request in context.client.requests]
     assert rollouts[0] == rollouts[2] == 0 != rollouts[1]
+
+
+@pytest.mark.parametrize("given", ["classify", str, staticmethod(len), functools.partial(len)])
+def test_what_is_no_function_is_refused(given: Any) -> None:
+    with pytest.raises(ModuleDefinitionError, match=r"@module is for a function, not for .*above a def"):
+        module(given)
 
 
 def test_a_body_with_code_is_refused() -> None:
