@@ -183,6 +183,22 @@ def test_a_broken_pipe_does_not_end_the_run() -> None:
         progress.finished("t")
 
 
+def test_a_broken_pipe_is_nothing_to_complain_of_later() -> None:
+    code = (
+        "import os\n"
+        "from harness.report.progress import progress_for\n"
+        "reader, writer = os.pipe()\n"
+        "progress = progress_for(os.fdopen(writer, 'w', closefd=False))\n"
+        "os.close(reader)\n"
+        "progress.started('t')\n"
+        "progress.finished('t')\n"
+        "del progress\n"
+    )
+    # As Python 3.13 does without being asked, errors of streams that are collected are shown.
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 SCRIPT = """
 import signal, sys, time
 from harness.report.progress import progress_for

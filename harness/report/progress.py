@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import IO, Protocol, Self, TextIO
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -232,9 +232,11 @@ def progress_for(stream: TextIO, *, quiet: bool = False) -> Progress:
         return LiveProgress(_Terminal(file=own, force_terminal=True, markup=False, emoji=False, highlight=False))
 
     def write(line: str) -> None:
-        with suppress(OSError):
+        try:
             own.write(f"{line}\n")
             own.flush()
+        except OSError:
+            _discard(own)
 
     return PlainProgress(write)
 
@@ -243,6 +245,17 @@ class _Terminal(Console):
     def on_broken_pipe(self) -> None:
         """Show nothing more, where rich would end the process."""
         self.quiet = True
+        _discard(self.file)
+
+
+def _discard(own: IO[str]) -> None:
+    """Let what could not be written go nowhere: Python 3.13 complains of it once more when the stream is collected."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, own.fileno())
+        finally:
+            os.close(nowhere)
 
 
 def _duplicate(stream: TextIO) -> TextIO:
