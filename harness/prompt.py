@@ -376,7 +376,7 @@ def _attempts(field: Field, text: str) -> Iterator[Any]:
 def _dedent(raw: str, *, bullet: bool = False) -> str:
     """The value without the blanks that only lay it out: an indented block loses its two blanks a line."""
     if bullet:
-        return raw.removeprefix("\n").removesuffix("\n").replace("\n  ", "\n")
+        return raw.removeprefix("\n").rstrip("\r\n").replace("\n  ", "\n")  # blank lines only part the items
     body = raw.removeprefix("\n").removesuffix("\n")
     lines = body.split("\n")
     if raw.startswith("\n") and all(line.startswith("  ") for line in lines):

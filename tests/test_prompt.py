@@ -71,6 +71,7 @@ def same(first: Any, second: Any) -> bool:
 
 @given(fields_and_values)
 @example([(str, "answer: no\nf1: yes"), (str, "  indented"), (list[str], ["- a", "", "f0: x\n\nf1: y"])])
+@example([(list[str], ["b\n", "c\r", "\n\n", "d\n\n"]), (str, "\n")])
 @example([(str, '"quoted"'), (str, "**bold**: f1: x"), (str, "```\ncode\n```"), (str, "a\u2028f1: b\x85c\r")])
 @example([(float, math.nan), (float, -math.inf), (str, "null"), (str | None, "null"), (int | str, "5")])
 def test_any_values_read_back_as_they_were(drawn: list[tuple[Any, Any]]) -> None:
@@ -282,6 +283,8 @@ def test_what_is_no_answer_is_a_parse_error_that_names_the_field(completion: str
         (list[int], "[1, 2]", [1, 2]),
         (list[str], "- a\n- 5\n- x y\n  z", ["a", "5", "x y\nz"]),
         (list[str], '```json\n["a"]\n```', ["a"]),
+        (list[str], "\n- a\n\n- b\n  c\n\n\n- d\n", ["a", "b\nc", "d"]),
+        (list[str], "\r\n- a\r\n- b\r\n", ["a", "b"]),
         (Size, "LARGE", Size.LARGE),
     ],
 )
