@@ -42,6 +42,12 @@ class Trace:
     calls: tuple[ModuleCall, ...] = ()
 
     @property
+    def cut(self) -> bool:
+        """Whether ``max_tokens`` cut off a completion that was read all the same."""
+        read = [call.completion for call in self.calls if call.outputs is not None]
+        return any(completion is not None and completion.finish == "length" for completion in read)
+
+    @property
     def spend(self) -> Spend:
         total = Spend()
         for call in self.calls:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.data import Example
 from harness.errors import UsageError
 from harness.evaluate import Run
-from harness.lm.request import LMRef, Sampling
+from harness.lm.request import Completion, LMRef, Request, Sampling
 from harness.observe import NullObserver
 from harness.optimize import prompts
 from harness.optimize.bootstrap import bootstrap
@@ -24,7 +24,8 @@ from harness.optimize.strategy import parse_strategies, parse_strategy, strategy
 from harness.optimize.together import choose
 from harness.results import Evaluation, ExampleScore, StepResult, StrategyResult
 from harness.state import Demo, Prompt, State
-from harness.trace import Trace
+from harness.trace import ModuleCall, Trace
+from tests.test_evaluate import ask
 
 strategies = st.lists(st.sampled_from(["p", "w"]), max_size=6).map(tuple)
 
@@ -180,6 +181,28 @@ def test_runs_that_could_not_be_made_are_counted_and_the_first_is_named() -> Non
     summary = bootstrap(state("a"), examples, bench, "t").summary
     assert summary == "1 of 3 examples have a passing trace (2 of 5 runs could not be scored: no answer to 1)"
     assert bootstrap(state("b"), examples, bench, "t").summary == "2 of 3 examples have a passing trace"
+
+
+def test_completions_that_were_cut_off_are_not_learned_from() -> None:
+    # The second example's once, the third's always; from the fourth's nothing was read.
+    cut = {(1, 0), (2, 0), (2, 1), (2, 2), (3, 0)}
+
+    class Cutting(FakeEvaluator):
+        def run(self, *args: Any, rollout: int = 0, **more: Any) -> list[Run]:
+            runs = super().run(*args, rollout=rollout, **more)
+            return [replace(run, trace=Trace((said(run.example.n, rollout),))) for run in runs]
+
+    def said(number: int, rollout: int) -> ModuleCall:
+        completion = Completion("answer: a", finish="length" if (number, rollout) in cut else "stop")
+        outputs = {"answer": "a"} if number < 3 else None
+        return ModuleCall(ask.signature, {}, Request(LMRef("m"), ()), completion, outputs)
+
+    bench: Any = FakeBench(Cutting({"a": [1.0] * 4}), settings=Settings(rollouts=3))
+    found = bootstrap(state("a"), [Example({"n": n}) for n in range(4)], bench, "t")
+    assert [(run.example.n, run.rollout) for run in found.runs] == [(0, 0), (1, 1), (3, 0)]
+    assert found.summary == (
+        "3 of 4 examples have a passing trace (4 of 7 runs passed with a completion that was cut off: raise max_tokens)"
+    )
 
 
 def test_the_last_tries_are_twice_as_hot() -> None:

@@ -24,7 +24,8 @@ _HOTTER_FROM = 6
 class Bootstrap:
     """The passing runs, one per example at most, in the order of the examples, and how many examples were tried.
 
-    Of the ``made`` runs ``unscored`` failed with the LM or its judge, the first of them for the reason ``failure``.
+    Of the ``made`` runs ``unscored`` failed with the LM or its judge, the first of them for the reason ``failure``, and
+    ``cut`` passed with a completion that ``max_tokens`` cut off: nothing is learned from those.
     """
 
     runs: tuple[Run, ...]
@@ -34,14 +35,17 @@ class Bootstrap:
     made: int = 0
     unscored: int = 0
     failure: str = ""
+    cut: int = 0
 
     @property
     def summary(self) -> str:
         whose = f" of {self.teacher}" if self.teacher else ""
         found = f"{len(self.runs)} of {self.tried} examples have a passing trace{whose}"
-        if not self.unscored:
-            return found
-        return f"{found} ({self.unscored} of {self.made} runs could not be scored: {self.failure})"
+        if self.unscored:
+            found += f" ({self.unscored} of {self.made} runs could not be scored: {self.failure})"
+        if self.cut:
+            found += f" ({self.cut} of {self.made} runs passed with a completion that was cut off: raise max_tokens)"
+        return found
 
 
 def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str) -> Bootstrap:
@@ -49,15 +53,16 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
 
     The first try is the program as it is. Later ones sample hotter, since a greedy LM repeats itself and an LM
     that prefers one answer would yield traces of that answer alone; from the seventh on twice as hot, for answers that
-    the LM hardly ever gives. Where the bench has a teacher, it runs in the
-    program's place, with the original prompts.
+    the LM hardly ever gives. A trace with a completion that was cut off does not count as passing: demos and training
+    would teach the LM not to end. Where the bench has a teacher, it runs in the program's place, with the original
+    prompts.
     """
     settings = bench.settings
     if bench.teacher is not None:
         state = State(bench.teacher)
     passing: dict[int, Run] = {}
     spend = Spend()
-    made, failures = 0, []
+    made, cut, failures = 0, 0, []
     words = f"{task}: traces"
     with watched(bench.observer, words):
         for rollout in range(settings.rollouts):
@@ -75,7 +80,10 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
             spend += spend_of(runs)
             made += len(runs)
             failures += [run.score.feedback for run in runs if run.score.score is None]
-            passing |= {place: run for place, run in zip(missing, runs, strict=True) if run.passes(settings.passing)}
+            passed = {place: run for place, run in zip(missing, runs, strict=True) if run.passes(settings.passing)}
+            whole = {place: run for place, run in passed.items() if not run.trace.cut}
+            cut += len(passed) - len(whole)
+            passing |= whole
     teacher = bench.teacher.model if bench.teacher is not None else ""
     return Bootstrap(
         runs=tuple(passing[place] for place in sorted(passing)),
@@ -85,4 +93,5 @@ def bootstrap(state: State, examples: Sequence[Example], bench: Bench, task: str
         made=made,
         unscored=len(failures),
         failure=shown(" ".join(failures[0].split())) if failures else "",
+        cut=cut,
     )
