@@ -70,11 +70,11 @@ class Splits:
         return digest_of([[example.digest for example in split] for split in (self.train, self.validation, self.test)])
 
 
-def load_splits(data: Any, suite: str) -> Splits:
+def load_splits(data: Any, suite: str, stratify: str | None = None) -> Splits:
     """Call ``data`` if it is a callable and check what it holds.
 
     Raises `DataError` naming the suite for a split that is missing or empty, a field whose name examples have taken,
-    or an example in two splits.
+    an example in two splits, or a training example without the field ``stratify``.
     """
     value = data() if callable(data) else data
     if not isinstance(value, Mapping):
@@ -85,6 +85,12 @@ def load_splits(data: Any, suite: str) -> Splits:
         )
     splits = Splits(*(_rows(value, name, suite) for name in _NAMES))
     _require_disjoint(splits, suite)
+    lacking = next((example for example in splits.train if stratify is not None and stratify not in example), None)
+    if lacking is not None:
+        raise DataError(
+            f"suite {suite!r}: a training example has no field {stratify!r}, only {', '.join(lacking)}; name in "
+            "stratify= one that all have."
+        )
     return splits
 
 
@@ -129,18 +135,13 @@ def sample(
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Two disjoint sub-samples of at most these sizes; where there are too few, both shrink in proportion.
 
-    With ``stratify`` both samples hold each value of that field in proportion. Raises `DataError` where an example
-    has no such field.
+    With ``stratify`` both samples hold each value of that field in proportion.
     """
     order = list(examples)
     rng.shuffle(order)
     if stratify is not None:
         groups: dict[Any, list[Example]] = defaultdict(list)
         for example in order:
-            if stratify not in example:
-                raise DataError(
-                    f"stratify={stratify!r} is no field of the examples ({', '.join(example)}); name one of them."
-                )
             groups[repr(example[stratify])].append(example)
         order = _dealt(list(groups.values()))
     first, second = sizes

@@ -341,7 +341,7 @@ class Session:
             from harness.data import load_splits
 
             try:
-                self._splits[suite.name] = load_splits(suite.data, suite.name)
+                self._splits[suite.name] = load_splits(suite.data, suite.name, suite.stratify)
             except DataMissingError as error:
                 self._splits[suite.name] = error
         found = self._splits[suite.name]

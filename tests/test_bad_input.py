@@ -57,6 +57,7 @@ def test_wrong_options_are_usage_errors(project: pytest.Pytester, options: list[
         ("rows(200, 25)", "None", "*DataError: suite 'parity': the split 'test' is NoneType; give a list of rows*"),
         ("rows(200, 25)", "[1, 2]", "*a row of 'test' is int, not a mapping*"),
         ("data=splits", "data=[1]", "*data is list, not a mapping of train, validation and test*"),
+        ("data=splits", "data=splits, stratify='kind'", "*'parity': a training example has no field 'kind', only nu*"),
         ("assert prediction == example.parity", "return 1.7", "*MetricError*metric returned 1.7; a score is a bool*"),
         ("assert prediction == example.parity", "prediction", "*MetricError*returned None and asserts nothing*"),
         ("assert prediction == example.parity", "return 'yes'", "*MetricError*metric returned 'yes'*"),

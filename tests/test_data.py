@@ -196,6 +196,8 @@ def test_an_empty_variable_names_no_data_folder(pytester: pytest.Pytester, monke
     assert Options.of(pytester.parseconfig()).data_dir == pytester.path / "data"
 
 
-def test_a_sample_is_not_stratified_by_a_field_that_is_not_there() -> None:
-    with pytest.raises(DataError, match=r"stratify='label' is no field of the examples \(number\)"):
-        sample([Example({"number": 1})], (1, 1), random.Random(0), "label")
+def test_data_without_the_field_to_stratify_by_are_refused() -> None:
+    data = {"train": [{"number": 1, "label": "a"}, {"number": 2}], "validation": rows(3), "test": rows(4)}
+    with pytest.raises(DataError, match="suite 's': a training example has no field 'label', only number; name"):
+        load_splits(data, "s", "label")
+    assert load_splits(data, "s", "number").train
