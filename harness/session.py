@@ -453,6 +453,12 @@ class Session:
         item.stash[_FOUND] = run.to_json()
         item.user_properties.extend(user_properties(run))
 
+    def is_strategy(self, item: pytest.Item) -> bool:
+        """Whether it is one strategy's item, which has no gate to pass."""
+        if not self.options.optimize or not isinstance(item, pytest.Function) or suite_of(item.obj) is None:
+            return False
+        return bool(key_of(item) != BEST)
+
     def found(self, item: pytest.Item) -> Mapping[str, Any] | None:
         """What an item found, as JSON for its report."""
         return item.stash.get(_FOUND, None)

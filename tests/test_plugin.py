@@ -277,6 +277,24 @@ def test_pytest_options_behave(project: pytest.Pytester, options: list[str], out
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
+@pytest.mark.parametrize(
+    ("mark", "threshold", "lm", "best"),
+    [
+        ("strict=True", "1.0", "plain", {"passed": 2, "xfailed": 1}),
+        ("strict=True", "0.1", "plain", {"passed": 2, "failed": 1}),
+        ("strict=False", "0.1", "plain", {"passed": 2, "xpassed": 1}),
+        ("strict=True", "0.1", "faulty", {"xfailed": 3}),
+    ],
+)
+def test_an_expected_failure_is_that_of_the_gate(
+    project: pytest.Pytester, mark: str, threshold: str, lm: str, best: dict[str, int]
+) -> None:
+    marked = SUITE.replace("@suite", f"import pytest\n@pytest.mark.xfail({mark})\n@suite")
+    project.makepyfile(test_parity=marked.replace("THRESHOLD", threshold))
+    result = project.runpytest("--bt-optimize", "--bt-strategies", "p", "--bt-lm", f"sim/{lm}")
+    result.assert_outcomes(**best)
+
+
 def test_workers_find_what_one_process_finds_and_repeat_no_call(project: pytest.Pytester, log: Path) -> None:
     alone = scores(report(project, "--bt-store", "alone"))
     log.unlink()
