@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -205,12 +206,13 @@ def require_program(tuned: TunedFile, program: Callable[..., Any], path: Path) -
     """Raises `TunedProgramError` where the file was saved for a function of another name, or for other modules.
 
     The modules of a program that can be known before it runs are those in reach of its function; demos of others are
-    taken as they are.
+    taken as they are, with a warning where one of those in reach has none, for it may have been renamed.
     """
     wanted, found = (name.rpartition(".")[2] for name in (tuned.program, program_name(program)))
     if wanted != found:
         raise TunedProgramError(f"{path} was tuned for {tuned.program}, not for {program_name(program)}.")
     known = _modules(program)
+    bare = sorted({module.name for module in known} - set(tuned.state.prompts))
     for name, prompt in tuned.state.prompts.items():
         problems = [_problem(module, prompt) for module in known if module.name == name]
         if isinstance(program, Module) and not problems:  # it calls no other one
@@ -219,6 +221,13 @@ def require_program(tuned: TunedFile, program: Callable[..., Any], path: Path) -
             raise TunedProgramError(
                 f"{path} was tuned for another signature of the module {name!r}: {problems[0]}. Tune and save it "
                 "again (--bt-optimize --bt-save=DIR)."
+            )
+        if bare and all(module.name != name for module in known):
+            warnings.warn(
+                f"{path} has a prompt for the module {name!r}, and no module in the file of {program_name(program)} "
+                f"has that name, while {' and '.join(map(repr, bare))} has no prompt. If it was renamed its demos are "
+                f"not used: write @module(name={name!r}), or tune and save it again (--bt-optimize --bt-save=DIR).",
+                stacklevel=3,
             )
 
 

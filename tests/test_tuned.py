@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import math
+import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -247,6 +248,23 @@ def test_demos_of_modules_that_cannot_be_known_and_of_those_as_they_are() -> Non
     require_program(replace(TUNED, state=State(LMRef("m"), {"ask": fits})), ask, Path("s.json"))
     state = State(LMRef("m"), {"ask": fits, "elsewhere": Prompt(None, (Demo(GONE, {}),))})
     require_program(replace(TUNED, program="m.coroutine_function", state=state), coroutine_function, Path("s.json"))
+
+
+def test_a_renamed_module_of_several_is_warned_of(tmp_path: Path, adapters: Adapters) -> None:
+    (tmp_path / "hops.py").write_text(
+        "from harness import module\n\n\n@module\ndef query(question: str) -> str: ...\n\n\n"
+        "@module\ndef reply(question: str) -> str: ...\n\n\ndef hops(question): return reply(query(question))\n"
+    )
+    program = runpy.run_path(str(tmp_path / "hops.py"))["hops"]
+    prompt, path = Prompt(None, (Demo({"question": "x"}, {"answer": "y"}),)), tmp_path / "s.json"
+    stale = replace(TUNED, program="m.hops", state=State(LMRef("m"), {"query": prompt, "respond": prompt}))
+    save_tuned(path, stale, adapters)
+    named = r"s\.json has a prompt for the module 'respond', .*\.hops .*'reply' has no.*@module\(name='respond'\)"
+    with pytest.warns(UserWarning, match=named) as caught:
+        harness.load(path, program)
+    assert caught[0].filename == __file__
+    save_tuned(path, replace(stale, state=State(LMRef("m"), {"query": prompt})), adapters)
+    harness.load(path, program)  # without a prompt for it there is nothing to lose
 
 
 def test_a_demo_that_is_none(tmp_path: Path, adapters: Adapters) -> None:
