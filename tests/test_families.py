@@ -143,6 +143,18 @@ def test_blanks_around_an_answer_do_not_pile_up(family: Family, said: str) -> No
     assert encode_example(tokenizer, ChatExample(PROMPT, said)) == encode_example(tokenizer, EXAMPLE)
 
 
+def test_special_tokens_are_collected_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some tokenizers have thousands."""
+    tokenizer, asked = make_tokenizer(LLAMA3), []
+    added = type(tokenizer).added_tokens_decoder
+    monkeypatch.setattr(
+        type(tokenizer), "added_tokens_decoder", property(lambda self: asked.append(self) or added.fget(self))
+    )
+    for _ in range(3):
+        encode_prompt(tokenizer, PROMPT)
+    assert len(asked) == 1
+
+
 def controls(tokenizer: Any, ids: list[int]) -> list[str]:
     return [token for token in tokenizer.convert_ids_to_tokens(ids) if token in tokenizer.all_special_tokens]
 

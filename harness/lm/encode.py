@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from harness.errors import InvalidRequestError
 from harness.lm.request import Message
@@ -20,6 +21,8 @@ _PROBE = "\ue000probe\ue000"
 
 # Put into texts where they are encoded in two pieces, so that what they spell there is no special token.
 _CUT = "\ue000cut\ue000"
+
+_SPECIAL: WeakKeyDictionary[Any, re.Pattern[str]] = WeakKeyDictionary()
 
 Turn = dict[str, str]
 """A chat turn as templates take it: role and content."""
@@ -143,13 +146,22 @@ def _rendered(tokenizer: Any, turns: list[Turn]) -> str:
 
 def _without_special(tokenizer: Any, texts: Sequence[str]) -> list[str]:
     """The texts with a cut in everything that the tokenizer would read as a special token; others as they are."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    spelled = [token for token in special if len(token) > 1 and any(token in text for text in texts)]
-    if not spelled:
+    special = _special(tokenizer)
+    if not any(special.search(text) for text in texts):
         return list(texts)
     # A lookahead finds those that overlap as well; after its first character each of them is broken.
-    start = re.compile(f"(?={'|'.join(map(re.escape, spelled))})(.)", re.DOTALL)
+    start = re.compile(f"(?={special.pattern})(.)", re.DOTALL)
     return [start.sub(rf"\1{_CUT}", text) for text in texts]
+
+
+def _special(tokenizer: Any) -> re.Pattern[str]:
+    """What the tokenizer would read as a special token; made once, since some have thousands of them."""
+    found = _SPECIAL.get(tokenizer)
+    if found is None:
+        texts = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        found = re.compile("|".join(re.escape(text) for text in texts if len(text) > 1) or "(?!)")
+        _SPECIAL[tokenizer] = found
+    return found
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
