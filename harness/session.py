@@ -422,8 +422,10 @@ class Session:
             from harness.report.progress import progress_for
 
             capture = self._config.pluginmanager.get_plugin("capturemanager")
+            # Who asks for no color wants no other control sequences either: pytest then writes none.
+            plain = self._config.getoption("color", "auto") == "no"
             with capture.global_and_fixture_disabled() if capture else nullcontext():
-                self._progress = progress_for(sys.__stdout__ or sys.stdout, quiet=self._is_quiet())
+                self._progress = progress_for(sys.__stdout__ or sys.stdout, quiet=self._is_quiet(), plain=plain)
         return self._progress
 
     def _is_quiet(self) -> bool:

@@ -291,3 +291,17 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
         output = read(descriptor)
     assert "\x1b" not in output
     assert "test_iris w: training: 1 step" in output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("color", ["no", "auto"])
+def test_without_color_nothing_steers_the_terminal(project: pytest.Pytester, color: str) -> None:
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", f"--color={color}", "--bt-lm=sim/plain"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=project.path):
+        os.close(theirs)
+        output = read(ours)
+        os.close(ours)
+    assert "parity: test: 25 runs" in output
+    assert ("\x1b" in output) == (color == "auto")

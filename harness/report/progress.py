@@ -217,8 +217,8 @@ def _cell(text: str, style: str = "") -> Text:
     return Text(text, style=style, overflow="ellipsis", no_wrap=True)
 
 
-def progress_for(stream: TextIO, *, quiet: bool = False) -> Progress:
-    """The progress that suits ``stream``: none where ``quiet``, live on a terminal, else plain lines.
+def progress_for(stream: TextIO, *, quiet: bool = False, plain: bool = False) -> Progress:
+    """The progress that suits ``stream``: none where ``quiet``, live on a terminal unless ``plain``, else plain lines.
 
     Call it while ``stream`` is the real standard output, in ``pytest_configure`` for one: the file descriptor is
     duplicated, so that what is drawn later reaches the terminal although pytest captures descriptor 1 by then.
@@ -228,7 +228,7 @@ def progress_for(stream: TextIO, *, quiet: bool = False) -> Progress:
     if quiet:
         return NullProgress()
     own = _duplicate(stream)
-    if stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", ""):
+    if not plain and stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", ""):
         return LiveProgress(_Terminal(file=own, force_terminal=True, markup=False, emoji=False, highlight=False))
 
     def write(line: str) -> None:
