@@ -317,7 +317,11 @@ class Session:
             sampling=replace(sampling, structured=structured),
             scores={**scores, "seed": result.seed},
         )
-        save_tuned(path, tuned, runtime.adapters)
+        if runtime.store is None:
+            raise AssertionError("a pytest run has a store")
+        # A run with another seed would remove the weights that this one's file is about to name.
+        with runtime.store.lock(f"saving-{path.resolve()}"):
+            save_tuned(path, tuned, runtime.adapters)
         return path
 
     # What items share

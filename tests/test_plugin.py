@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
+from harness import tuned
 from harness.report import json_report
 from tests.simulated import CONFTEST, SUITE, events
 
@@ -187,6 +189,22 @@ def test_the_gate_is_reported_where_the_program_cannot_be_saved(project: pytest.
     result = project.runpytest("--bt-optimize", "--bt-strategies", "p", "--bt-save", "tuned")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["gate *: p scores *"])
+
+
+def test_one_run_at_a_time_saves_a_program(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[Path] = []
+
+    def save(*_: object) -> None:
+        for file in (project.path / ".bt" / "locks").iterdir():
+            try:
+                with FileLock(file).acquire(timeout=0):
+                    pass
+            except Timeout:
+                held.append(file)
+
+    monkeypatch.setattr(tuned, "save_tuned", save)
+    project.runpytest("--bt-optimize", "--bt-strategies", "p", "--bt-save", "tuned")
+    assert len(held) == 1
 
 
 def test_a_program_tuned_for_another_lm_is_not_taken_without_a_word(project: pytest.Pytester) -> None:
