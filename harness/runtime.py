@@ -23,7 +23,7 @@ from harness.lm.table import Endpoints
 from harness.observe import Observer
 from harness.store import Store
 from harness.train.adapters import Adapters
-from harness.train.job import Trained, Trainer, TrainingJob
+from harness.train.job import ServedTrainer, Trained, Trainer, TrainingJob
 from harness.train.loader import check_loader
 
 __all__ = ["Runtime"]
@@ -81,7 +81,8 @@ class Runtime:
         if isinstance(found_provider, RemoteTrainer):
             return self._train_remotely(found_provider, job, task, observer)
         provider = _trainer(found_provider, job.lm.model)
-        key = job.digest(self.client.identity(job.lm.model))
+        served = provider.weights() if isinstance(provider, ServedTrainer) else ""
+        key = job.digest(served or self.client.identity(job.lm.model))
         if self.store is None:
             return Trained(provider.train(job, self.adapters, None), cached=False)
         with self.store.lock(f"training-{key}"):

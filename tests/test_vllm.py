@@ -17,9 +17,12 @@ from harness.lm.request import LMRef, Message, Request
 from harness.lm.retry import RetryPolicy
 from harness.lm.table import endpoints_from
 from harness.lm.vllm import VllmProvider
+from harness.observe import NullObserver
+from harness.runtime import Runtime
 from harness.train.adapters import Adapters
-from harness.train.job import ChatExample, LoraSettings, TrainingJob
+from harness.train.job import ChatExample, LoraSettings, TrainingJob, TrainingResult
 from tests.fake_vllm import FakeVllm, answer
+from tests.simulated import write_adapter
 from tests.test_local_engine import make_adapter
 from tests.tiny_llama import make_tiny_llama
 
@@ -203,6 +206,27 @@ def test_other_weights_are_another_lm(server: FakeVllm, folder: Path, tmp_path: 
     assert identity("somebody/their-model").endswith("weights=somebody/their-model")
     with pytest.raises(UnknownModelError, match="there is no folder"):
         identity(str(tmp_path / "nowhere"))
+
+
+def test_a_server_that_moved_is_not_tuned_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = (ChatExample((Message("user", "petal_length: 1.4"),), "species: setosa"),)
+    job = TrainingJob(LMRef(MODEL), examples, LoraSettings(), 0)
+    (tmp_path / "made").mkdir()
+    write_adapter(tmp_path / "made", "w")
+
+    def train(_self: object, _job: TrainingJob, adapters: Adapters, *_: object) -> TrainingResult:
+        return TrainingResult(adapters.adopt(tmp_path / "made"), 1, 1, 1, (), 0.0)
+
+    def cached(url: str, weights: Path) -> bool:
+        table = endpoints_from({MODEL: {"base_url": url, "weights": str(weights)}})
+        with Runtime.open(tmp_path / "store", endpoints=table) as runtime:
+            return runtime.train(job, "w", NullObserver()).cached
+
+    monkeypatch.setattr(VllmProvider, "train", train)
+    other = make_tiny_llama(tmp_path / "other", hidden=32, heads=2, kv_heads=1, layers=1, seed=1)
+    assert not cached("http://one:8000/v1", folder)
+    assert cached("http://two:8000/v1", folder)
+    assert not cached("http://two:8000/v1", other)
 
 
 def test_without_weights_nothing_can_be_tuned(server: FakeVllm, tmp_path: Path) -> None:

@@ -70,11 +70,15 @@ class VllmProvider(EndpointProvider):
     def identity(self) -> str:
         """Model string, base URL, and the weights: their content where they are a folder."""
         identity = super().identity()
+        return f"{identity} weights={self.weights()}" if self._tuner is not None else identity
+
+    def weights(self) -> str:
+        """What is trained on, wherever it is served from; empty where nothing says what that is."""
         if self._tuner is None:
-            return identity
+            return ""
         source = source_of(self._tuner.model)
         # A model of the hub would be downloaded for its digest, by runs that train nothing as well.
-        return f"{identity} weights={self._tuner.identity() if Path(source).is_dir() else source}"
+        return self._tuner.identity() if Path(source).is_dir() else source
 
     async def complete(self, request: Request) -> Completion:
         """Ask the server; an adapter it lacks is loaded first.

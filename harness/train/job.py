@@ -11,7 +11,17 @@ from harness.lm.request import LMRef, Message, digest_of
 if TYPE_CHECKING:
     from harness.train.adapters import Adapters
 
-__all__ = ["ChatExample", "LoraSettings", "Progress", "Schedule", "Trained", "Trainer", "TrainingJob", "TrainingResult"]
+__all__ = [
+    "ChatExample",
+    "LoraSettings",
+    "Progress",
+    "Schedule",
+    "ServedTrainer",
+    "Trained",
+    "Trainer",
+    "TrainingJob",
+    "TrainingResult",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +107,13 @@ class Trainer(Protocol):
 
     def train(self, job: TrainingJob, adapters: Adapters, progress: Progress | None = None) -> TrainingResult:
         """Train and store the adapter; blocks until it is done. Raises `TrainingError`."""
+        ...
+
+
+@runtime_checkable
+class ServedTrainer(Protocol):
+    """A trainer whose `Provider.identity` says more than its weights: where they are served from, say."""
+
+    def weights(self) -> str:
+        """Identity of the base weights alone, which trainings are known by."""
         ...
