@@ -2,8 +2,9 @@
 
 A value is written plainly where that reads back to the same value, as an indented block or a bulleted list
 where it has several lines or items, and as JSON otherwise. Reading is more lenient than writing, since LMs are:
-the case of field names, markdown around them, text before the first field and code fences are forgiven, and so is a
-JSON object of the fields. LMs that can be held to a JSON schema are asked for that object where a suite wants it.
+the case of field names, markdown around them and around values, text before the first field, other bullets and code
+fences are forgiven, and so are a JSON object of the fields and thoughts before the reply (``<think>``). LMs that can be
+held to a JSON schema are asked for that object where a suite wants it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ REFUSALS = (ValueError, TypeError, AssertionError)
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 _FENCE = re.compile(r"```[\w-]*\n(.*?)\n?```", re.DOTALL)
 _FENCE_LINE = re.compile(r"^```[\w-]*[ \r]*$\n?", re.MULTILINE)
+_THINK, _THOUGHT = "<think>", "</think>"
+_BULLET = re.compile(r"^(?:[*\u2022]|\d{1,3}[.)])[ \t]+", re.MULTILINE)
 
 
 def system_text(signature: Signature, instruction: str | None = None, *, structured: bool = False) -> str:
@@ -117,11 +120,15 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
     A reply without any field name is taken as the value where one output is wanted (but not as a free text
     after reasoning, where it is more likely half an answer), and text before the first field as the reasoning
     where that has no name of its own. Outputs that are not required may be missing, but not all of them.
+
+    What an LM thinks between ``<think>`` and ``</think>`` before its reply is no part of it, but is taken as the
+    reasoning where a reply has no other.
     """
     try:
         completion.encode()
     except UnicodeEncodeError as error:
         raise ParseError(f"the completion is no text: {error}") from error
+    thoughts, completion = _thoughts(signature, completion)
     if (found := _object(signature, completion)) is not None:
         return found
     spans, before = _split_reply(signature.reply, completion)
@@ -136,7 +143,7 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
         if field.name in spans:
             values[field.name] = _read(field, spans[field.name])
         elif field.name == REASONING and signature.reasoning:
-            values[REASONING] = before.strip()
+            values[REASONING] = before.strip() or thoughts
         elif field.required or none:
             raise ParseError(f"the completion has no field {field.name!r}: {_short(completion)}")
     return values
@@ -296,6 +303,18 @@ def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
     return spans, text[: starts[0].start()] if starts else text
 
 
+def _thoughts(signature: Signature, completion: str) -> tuple[str, str]:
+    """What the LM thought before its reply, and the reply. Some chat templates write the opening tag themselves."""
+    text = completion.lstrip()
+    opened = text.startswith(_THINK)
+    thoughts, closed, reply = text.removeprefix(_THINK).partition(_THOUGHT)
+    if opened and not closed:
+        raise ParseError(f"the completion ends within its thoughts (raise max_tokens): {_short(text)}")
+    if not closed or (not opened and not _split(signature.reply, text)[1]):  # a reply that begins with a field
+        return "", completion
+    return thoughts.strip(), reply
+
+
 def _split_reply(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
     """`_split` without the code fence that all the fields may be in."""
     spans, before = _split(fields, text)
@@ -364,12 +383,18 @@ def _attempts(field: Field, text: str) -> Iterator[Any]:
         plain = [_dedent("\n" + item, bullet=True) for item in items]
         yield lambda: field.read_json("[" + ",".join(plain) + "]")
         yield lambda: field.read_python(plain)
+    elif _BULLET.match(text):
+        listed = [_dedent("\n" + item, bullet=True) for item in _BULLET.split(text)[1:]]
+        yield lambda: field.read_json("[" + ",".join(listed) + "]")
+        yield lambda: field.read_python(listed)
     yield lambda: field.adapter.validate_strings(text, by_alias=True, by_name=True)
     if field.options:
         yield lambda: field.read_python(_option(field.options, text))
         yield lambda: field.read_json(_option(field.options, text))
-    if _THOUSANDS.fullmatch(text):
-        yield lambda: field.read_json(text.replace(",", "").lstrip("+"))
+    bare = _unmarked(text)
+    yield lambda: field.adapter.validate_strings(bare, by_alias=True, by_name=True)
+    if _THOUSANDS.fullmatch(bare):
+        yield lambda: field.read_json(bare.replace(",", "").lstrip("+"))
     yield lambda: field.read_python(text)
 
 
@@ -402,7 +427,12 @@ def _option(options: Sequence[str], text: str) -> str:
 
 
 def _bare(option: str) -> str:
-    return option.strip().strip("*`\"'").strip().rstrip(".").casefold()
+    return _unmarked(option).casefold()
+
+
+def _unmarked(text: str) -> str:
+    """A short value without quotes, markdown and the full stop of a sentence."""
+    return text.strip().rstrip(".").strip("*`\"'").strip().rstrip(".")
 
 
 def _short(text: str, limit: int = 200) -> str:

@@ -267,6 +267,29 @@ def test_a_fence_around_the_fields_is_no_part_of_their_text(completion: str, rea
     assert read_reply(explain.signature, completion) == {"reasoning": reasoning, "answer": answer}
 
 
+@pytest.mark.parametrize(
+    ("completion", "reasoning", "answer"),
+    [
+        ("<think>\nanswer: a?\n</think>\n\nreasoning: c\nanswer: b", "c", "b"),
+        ("<think>\nanswer: a?\n</think>\n\nanswer: b", "answer: a?", "b"),
+        ("Maybe a.\n</think>\nanswer: b", "Maybe a.", "b"),
+        ('<think></think>{"reasoning": "c", "answer": "b"}', "c", "b"),
+        ("reasoning: c\nanswer: <think>b</think>", "c", "<think>b</think>"),
+    ],
+)
+def test_what_is_thought_before_a_reply_is_no_part_of_it(completion: str, reasoning: str, answer: str) -> None:
+    assert read_reply(explain.signature, completion) == {"reasoning": reasoning, "answer": answer}
+
+
+def test_thoughts_that_do_not_end_are_no_answer() -> None:
+    @module
+    def guess(x: str) -> str: ...
+
+    assert read_reply(guess.signature, "<think>It may be a.</think>b") == {"answer": "b"}
+    with pytest.raises(ParseError, match="raise max_tokens"):
+        read_reply(guess.signature, "<think>It may be a")
+
+
 @pytest.mark.parametrize("completion", ["", "reasoning: red", "answer: purple", "answer: red or blue", "answer:"])
 def test_what_is_no_answer_is_a_parse_error_that_names_the_field(completion: str) -> None:
     with pytest.raises(ParseError, match="answer"):
@@ -285,6 +308,14 @@ def test_what_is_no_answer_is_a_parse_error_that_names_the_field(completion: str
         (list[str], '```json\n["a"]\n```', ["a"]),
         (list[str], "\n- a\n\n- b\n  c\n\n\n- d\n", ["a", "b\nc", "d"]),
         (list[str], "\r\n- a\r\n- b\r\n", ["a", "b"]),
+        (list[str], "* a\n* b\n  c", ["a", "b\nc"]),
+        (list[str], "1. a\n2. b", ["a", "b"]),
+        (list[int], "\n\u2022 1\n\u2022 2", [1, 2]),
+        (int, "**42**.", 42),
+        (int, "`1,234`.", 1234),
+        (float, "42.", 42.0),
+        (bool, "**True**", True),
+        (bool, "false.", False),
         (Size, "LARGE", Size.LARGE),
     ],
 )
