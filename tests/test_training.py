@@ -19,6 +19,7 @@ from harness.lm.local import LocalProvider
 from harness.lm.request import LMRef, Message, Request, Sampling
 from harness.train.adapters import Adapters
 from harness.train.job import ChatExample, LoraSettings, TrainingJob, TrainingResult
+from harness.train.loader import quiet
 from tests.tiny_llama import make_tiny_llama
 
 SETTINGS = LoraSettings(min_steps=0, rank=8, alpha=16, learning_rate=1e-2, epochs=15, batch_size=4)
@@ -155,6 +156,35 @@ def test_what_the_trainer_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert bool((ids == labels)[labels != -100].all())
     assert sorted(learned) == sorted(example.completion + "<|im_end|>" for example in EXAMPLES)
     assert max(len(batch["input_ids"]) for batch in seen) == 4
+
+
+@pytest.mark.parametrize("scaling", [1.0, 8.0])
+def test_the_loss_is_the_models_own_where_it_scales_its_logits(folder: Path, tmp_path: Path, scaling: float) -> None:
+    """Granite divides its logits, which TRL's chunked loss knows nothing of."""
+    import torch
+    from transformers import AutoTokenizer, GraniteConfig, GraniteForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = GraniteConfig(vocab_size=len(tokenizer), **sizes, logits_scaling=scaling, initializer_range=0.2)
+    model = GraniteForCausalLM(config).eval()
+    with quiet():
+        model.save_pretrained(tmp_path / "m")
+        tokenizer.save_pretrained(tmp_path / "m")
+    kept = Adapters(tmp_path / "adapters")
+    made = LocalProvider(f"local/{tmp_path / 'm'}", kept)
+    settings = LoraSettings(min_steps=0, rank=2, epochs=1, batch_size=len(EXAMPLES))
+    loss = made.train(job(settings=settings), kept).losses[0]
+    made.close()
+    total, tokens = 0.0, 0
+    for example in EXAMPLES:
+        ids, mask = encode_example(tokenizer, example)
+        labels = [token if on else -100 for token, on in zip(ids, mask, strict=True)]
+        with torch.inference_mode():
+            total += sum(mask) * float(model(torch.tensor([ids]), labels=torch.tensor([labels])).loss)
+        tokens += sum(mask)
+    assert loss == pytest.approx(total / tokens, abs=1e-3)
 
 
 def test_the_same_job_gives_the_same_weights(

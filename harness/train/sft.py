@@ -27,6 +27,9 @@ _NAME = "adapter-in-training"
 # Padded tokens of one micro-batch; gradients of micro-batches add up to those of the whole batch.
 _CPU_TOKENS = 8192
 _GPU_TOKENS = 16384
+# Config fields by which models change their logits, of which TRL's chunked loss knows no more than the scale of
+# Cohere and the soft cap of Gemma: Granite and HyperCLOVA X, Falcon-H1, RecurrentGemma, xLSTM.
+_UNKNOWN_TO_TRL = ("logits_scaling", "lm_head_multiplier", "logits_soft_cap", "output_logit_soft_cap")
 
 
 def fine_tune(
@@ -169,7 +172,7 @@ def _train_once(
             warmup_steps=math.ceil(steps * settings.warmup_ratio),
             max_length=None,
             packing=False,
-            loss_type="nll" if served.loaded.optimized or _trains_head(model) else "chunked_nll",
+            loss_type="nll" if served.loaded.optimized or not _chunkable(model) else "chunked_nll",
             dataset_kwargs={"skip_prepare_dataset": True},
             gradient_checkpointing=checkpointing,
             bf16=cuda and served.base.dtype == torch.bfloat16,
@@ -246,11 +249,17 @@ def _prepared(served: ServedModel, job: TrainingJob, adapters: Adapters) -> Any:
     return model
 
 
-def _trains_head(model: Any) -> bool:
-    """Whether the adapter covers the output layer: then TRL cannot skip the logits of the prompt's tokens."""
+def _chunkable(model: Any) -> bool:
+    """Whether TRL can skip the logits of the prompt's tokens: it multiplies by the output layer's weights itself.
+
+    It would miss an adapter on that layer, and what some models do to their logits afterwards.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer)
+    base = model.get_base_model()
+    config = base.config.get_text_config()
+    changed = any(getattr(config, name, None) not in (None, 1.0) for name in _UNKNOWN_TO_TRL)
+    return not changed and not isinstance(base.get_output_embeddings(), BaseTunerLayer)
 
 
 def _saved(model: Any, job: TrainingJob, adapters: Adapters) -> str:
