@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,9 +23,11 @@ from harness.optimize.settings import PRESETS, Settings, as_json, settings_from
 from harness.optimize.steps import STEPS, register
 from harness.optimize.strategy import parse_strategies, parse_strategy, strategy_id, strategy_text
 from harness.optimize.together import choose
+from harness.optimize.weights import optimize_weights
 from harness.results import Evaluation, ExampleScore, StepResult, StrategyResult
 from harness.state import Demo, Prompt, State
 from harness.trace import ModuleCall, Trace
+from harness.train.job import Trained, TrainingResult
 from tests.test_evaluate import ask
 
 strategies = st.lists(st.sampled_from(["p", "w"]), max_size=6).map(tuple)
@@ -121,6 +124,9 @@ class FakeBench:
     observer: Any = field(default_factory=NullObserver)
     teacher: Any = None
     settings: Settings = PRESETS["default"]
+    train: Any = None
+    splits: Any = None
+    seed: int = 0
 
 
 def state(name: str) -> State:
@@ -203,6 +209,23 @@ def test_completions_that_were_cut_off_are_not_learned_from() -> None:
     assert found.summary == (
         "3 of 4 examples have a passing trace (4 of 7 runs passed with a completion that was cut off: raise max_tokens)"
     )
+
+
+def test_calls_too_long_to_train_on_are_said() -> None:
+    class Answering(FakeEvaluator):
+        def run(self, *args: Any, **more: Any) -> list[Run]:
+            said = ModuleCall(ask.signature, {"notes": []}, Request(LMRef("m"), ()), Completion("a"), {"answer": "a"})
+            return [replace(run, trace=Trace((said,))) for run in super().run(*args, **more)]
+
+    def notes(trained_on: int) -> str:
+        result = TrainingResult("a" * 32, 5, trained_on, 10, (), 1.0)
+        splits = SimpleNamespace(train=[Example({"n": n}) for n in range(3)])
+        trained = Trained(result, cached=False)
+        bench: Any = FakeBench(Answering({"a": [1.0] * 3}), train=lambda *_: trained, splits=splits)
+        return optimize_weights(state("a"), bench, "t").notes
+
+    assert notes(3) == "3 of 3 examples have a passing trace; 5 steps on 3 calls"
+    assert notes(1).endswith("; 5 steps on 1 calls (2 left out as longer than max_length or the LM's context)")
 
 
 def test_the_last_tries_are_twice_as_hot() -> None:

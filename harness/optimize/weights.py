@@ -35,7 +35,9 @@ def optimize_weights(state: State, bench: Bench, task: str) -> Outcome:
     result = trained.result
     spend = found.spend + Spend(training_seconds=result.seconds, trainings=0 if trained.cached else 1)
     how = f"{result.steps} steps" if result.steps else "trained by the provider"
-    notes = f"{found.summary}; {how} on {len(examples)} calls"
+    notes = f"{found.summary}; {how} on {result.examples} calls"
+    if left := len(examples) - result.examples:
+        notes += f" ({left} left out as longer than max_length or the LM's context)"
     if result.losses:
         notes += f", loss {result.losses[0]:.2f} to {result.losses[-1]:.2f}"
     return Outcome(state.with_adapter(result.adapter), spend, notes)
