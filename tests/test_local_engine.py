@@ -565,6 +565,15 @@ def test_a_model_that_cannot_be_loaded_fails_its_calls(tmp_path: Path) -> None:
     made.close()
 
 
+def test_a_base_model_without_chat_template_is_named(tmp_path: Path) -> None:
+    (make_tiny_llama(tmp_path / "m") / "chat_template.jinja").unlink()
+    made = LocalProvider(f"local/{tmp_path / 'm'}")
+    with pytest.raises(UnknownModelError, match="has no chat template") as raised:
+        ask(made, [request("x")])
+    assert "memory" not in str(raised.value)
+    made.close()
+
+
 def test_a_model_that_does_not_fit_into_memory_is_loaded_once(folder: Path) -> None:
     loads: list[Path] = []
     held: list[weakref.ref[Any]] = []

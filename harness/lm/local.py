@@ -491,6 +491,11 @@ class _Engine:
         from harness.lm.served import ServedModel
 
         served = ServedModel(loaded)
+        if not served.tokenizer.chat_template:
+            raise UnknownModelError(
+                f"{self._source.model!r} has no chat template, so it cannot be prompted with chat messages. Use its "
+                "chat (instruct) version, or put a chat_template.jinja into its folder."
+            )
         self._decoder = Decoder(served, stop_tokens(served.tokenizer, served.base.generation_config))
         self._limits = _GPU_LIMITS if served.device.type == "cuda" else _CPU_LIMITS
         return served
