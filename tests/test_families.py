@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from harness.lm.request import LMRef, Message, Request, Sampling
 from harness.state import State
 from harness.train.adapters import Adapters
 from harness.train.job import ChatExample, LoraSettings, TrainingJob
-from tests.families import FAMILIES, LLAMA2, LLAMA3, MISTRAL, Family, make_family, make_tokenizer
+from tests.families import FAMILIES, LLAMA2, LLAMA3, LLAMA3_TEMPLATE, MISTRAL, Family, make_family, make_tokenizer
 from tests.http_lm import HttpLM
 
 PROMPT = (
@@ -141,6 +142,16 @@ def test_blanks_around_an_answer_do_not_pile_up(family: Family, said: str) -> No
     """Templates write a blank before an answer; what an LM said with it is taught with one, however often."""
     tokenizer = make_tokenizer(family)
     assert encode_example(tokenizer, ChatExample(PROMPT, said)) == encode_example(tokenizer, EXAMPLE)
+
+
+def test_a_template_that_writes_the_date_gives_the_same_prompt_every_day() -> None:
+    """Llama 3.2, Granite, SmolLM3 and others tell the LM what day it is."""
+    dated = "{{ 'Today is ' + strftime_now('%d %b %Y') + '. ' }}" + LLAMA3_TEMPLATE
+    tokenizer = make_tokenizer(replace(LLAMA3, template=dated))
+    assert tokenizer.decode(encode_prompt(tokenizer, PROMPT)).startswith("Today is 26 Jul 2024. <|begin_of_text|>")
+    ids, mask = encode_example(tokenizer, EXAMPLE)
+    assert tokenizer.decode(ids[mask.index(1) :]) == "virginica<|eot_id|>"
+    assert ids[: mask.index(1)] == encode_prompt(tokenizer, PROMPT)
 
 
 def test_special_tokens_are_collected_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,9 @@ _PROBE = "\ue000probe\ue000"
 
 # Put into texts where they are encoded in two pieces, so that what they spell there is no special token.
 _CUT = "\ue000cut\ue000"
+
+# What templates that write today's date take for it: answers must not change overnight. (Llama 3's own default.)
+_TODAY = datetime(2024, 7, 26)
 
 _SPECIAL: WeakKeyDictionary[Any, re.Pattern[str]] = WeakKeyDictionary()
 
@@ -74,7 +78,7 @@ def end_of_turn(tokenizer: Any) -> int:
         InvalidRequestError: there is neither.
     """
     turns = [{"role": "user", "content": "."}, {"role": "assistant", "content": _PROBE}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    text = _rendered(tokenizer, turns)
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     for token in tokenizer.encode(text.rpartition(_PROBE)[2], add_special_tokens=False):
         if token in special:
@@ -110,14 +114,14 @@ def _prompt(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Turn], st
     turns = [{"role": message.role, "content": content} for message, content in zip(messages, contents, strict=True)]
     folded = fold_system(turns)
     try:
-        text = _rendered(tokenizer, turns)
+        text = _rendered(tokenizer, turns, asking=True)
         if folded is None or all(turn["content"].strip() in text for turn in turns if turn["role"] == "system"):
             return turns, text
     except TemplateError as error:
         if folded is None:
             raise InvalidRequestError(f"The model's chat template refuses the messages: {error}") from error
     try:
-        return folded, _rendered(tokenizer, folded)
+        return folded, _rendered(tokenizer, folded, asking=True)
     except TemplateError as error:
         raise InvalidRequestError(f"The model's chat template refuses the messages: {error}") from error
 
@@ -127,7 +131,7 @@ def _turn(tokenizer: Any, turns: list[Turn], text: str, prompt: list[int], compl
     end = end_of_turn(tokenizer)
     # LMs whose template writes a blank before an answer say it too; without this it would be written twice.
     (answer,) = _without_special(tokenizer, [completion.strip()])
-    whole = str(tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False))
+    whole = _rendered(tokenizer, [*turns, {"role": "assistant", "content": answer}])
     written = whole.removeprefix(text)
     if not whole.startswith(text) or answer not in written:
         # The template changes earlier turns or the answer itself (it drops reasoning, say).
@@ -140,8 +144,11 @@ def _turn(tokenizer: Any, turns: list[Turn], text: str, prompt: list[int], compl
     return ids[: len(ids) - ids[::-1].index(end)]
 
 
-def _rendered(tokenizer: Any, turns: list[Turn]) -> str:
-    return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+def _rendered(tokenizer: Any, turns: list[Turn], *, asking: bool = False) -> str:
+    """The turns as text, with the beginning of the assistant's answer where it is asked for one."""
+    return str(
+        tokenizer.apply_chat_template(turns, add_generation_prompt=asking, tokenize=False, strftime_now=_TODAY.strftime)
+    )
 
 
 def _without_special(tokenizer: Any, texts: Sequence[str]) -> list[str]:
