@@ -273,6 +273,22 @@ def test_an_end_of_turn_stops(provider: LocalProvider) -> None:
     assert all(one.usage.completion_tokens <= 400 for one in answers)
 
 
+def test_an_end_of_turn_that_is_no_special_token_is_no_text(tmp_path: Path) -> None:
+    folder = make_tiny_llama(tmp_path / "m")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for token in tokenizer["added_tokens"]:
+        token["special"] &= token["content"] != "<|im_end|>"
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"eos_token": "<|endoftext|>", "extra_special_tokens": ["<|im_start|>"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    made = LocalProvider(f"local/{folder}")
+    answers = ask(made, [request("x", temperature=3.0, rollout=index, max_tokens=400) for index in range(8)])
+    made.close()
+    assert any(one.finish == "stop" for one in answers)
+    assert all("<|im_end|>" not in one.text for one in answers)
+
+
 def test_a_prompt_that_fills_the_context_is_refused(provider: LocalProvider) -> None:
     with pytest.raises(ContextTooLongError, match=r"has \d+ tokens and .* reads 512 in all"):
         ask(provider, [request("petal " * 600)])

@@ -207,6 +207,9 @@ class Decoder:
         return any(stop in tail for stop in progress.row.stop)
 
     def _text(self, ids: list[int]) -> str:
+        # Not every tokenizer calls the token that ends a turn a special one.
+        if ids and ids[-1] in self._stop_ids:
+            ids = ids[:-1]
         return str(self._served.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _prefill(self, alive: list[_Progress], forward: Forward) -> tuple[Any, torch.Tensor, torch.Tensor]:
