@@ -158,25 +158,54 @@ def test_what_the_trainer_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert max(len(batch["input_ids"]) for batch in seen) == 4
 
 
-@pytest.mark.parametrize("scaling", [1.0, 8.0])
-def test_the_loss_is_the_models_own_where_it_scales_its_logits(folder: Path, tmp_path: Path, scaling: float) -> None:
-    """Granite divides its logits, which TRL's chunked loss knows nothing of."""
+OTHERS: dict[str, dict[str, Any]] = {
+    "plain": {"architecture": "Granite"},
+    # Granite divides its logits, which TRL's chunked loss knows nothing of.
+    "scaled": {"architecture": "Granite", "logits_scaling": 8.0},
+    # TRL adds a loss for the balance of experts where it is not told otherwise.
+    "experts": {"architecture": "Qwen3Moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_loss_of_other_architectures_is_that_of_the_completions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     import torch
-    from transformers import AutoTokenizer, GraniteConfig, GraniteForCausalLM
+    import transformers
+    from transformers import AutoTokenizer
+
+    from harness.lm.generate import Decoder
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "vocab_size": len(tokenizer), "initializer_range": 0.2}
+    changes = dict(OTHERS[name])
+    architecture = changes.pop("architecture")
     torch.manual_seed(0)
-    config = GraniteConfig(vocab_size=len(tokenizer), **sizes, logits_scaling=scaling, initializer_range=0.2)
-    model = GraniteForCausalLM(config).eval()
+    config = getattr(transformers, f"{architecture}Config")(**sizes, **changes)
+    model = getattr(transformers, f"{architecture}ForCausalLM")(config).eval()
     with quiet():
         model.save_pretrained(tmp_path / "m")
         tokenizer.save_pretrained(tmp_path / "m")
     kept = Adapters(tmp_path / "adapters")
     made = LocalProvider(f"local/{tmp_path / 'm'}", kept)
-    settings = LoraSettings(min_steps=0, rank=2, epochs=1, batch_size=len(EXAMPLES))
+    before = answers(made)
+    targets = ("q_proj", "v_proj")
+    settings = LoraSettings(min_steps=0, rank=2, epochs=1, batch_size=len(EXAMPLES), target_modules=targets)
     loss = made.train(job(settings=settings), kept).losses[0]
+    tried: list[int] = []
+    real = Decoder.run
+
+    def spying(self: Decoder, rows: Any, batch: Any, *rest: Any) -> None:
+        tried.append(len(batch.rows))
+        real(self, rows, batch, *rest)
+
+    monkeypatch.setattr(Decoder, "run", spying)
+    assert answers(made) == before
     made.close()
+    # A batch that fails is tried again in halves.
+    assert sum(tried) == len(EXAMPLES)
     total, tokens = 0.0, 0
     for example in EXAMPLES:
         ids, mask = encode_example(tokenizer, example)

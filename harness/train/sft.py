@@ -173,6 +173,8 @@ def _train_once(
             max_length=None,
             packing=False,
             loss_type="nll" if served.loaded.optimized or not _chunkable(model) else "chunked_nll",
+            # A mixture of experts would be tuned for balance as well, and report it with every token it generates.
+            router_aux_loss_coef=0.0,
             dataset_kwargs={"skip_prepare_dataset": True},
             gradient_checkpointing=checkpointing,
             bf16=cuda and served.base.dtype == torch.bfloat16,
