@@ -167,17 +167,12 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_the_loss_of_other_architectures_is_that_of_the_completions(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def make_other(name: str, folder: Path, to: Path) -> Any:
+    """The model, in a folder with the tokenizer of another one."""
     import torch
     import transformers
-    from transformers import AutoTokenizer
 
-    from harness.lm.generate import Decoder
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"num_key_value_heads": 1, "vocab_size": len(tokenizer), "initializer_range": 0.2}
     changes = dict(OTHERS[name])
@@ -186,8 +181,20 @@ def test_the_loss_of_other_architectures_is_that_of_the_completions(
     config = getattr(transformers, f"{architecture}Config")(**sizes, **changes)
     model = getattr(transformers, f"{architecture}ForCausalLM")(config).eval()
     with quiet():
-        model.save_pretrained(tmp_path / "m")
-        tokenizer.save_pretrained(tmp_path / "m")
+        model.save_pretrained(to)
+        tokenizer.save_pretrained(to)
+    return model
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_loss_of_other_architectures_is_that_of_the_completions(
+    folder: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import torch
+
+    from harness.lm.generate import Decoder
+
+    model = make_other(name, folder, tmp_path / "m")
     kept = Adapters(tmp_path / "adapters")
     made = LocalProvider(f"local/{tmp_path / 'm'}", kept)
     before = answers(made)
@@ -214,6 +221,24 @@ def test_the_loss_of_other_architectures_is_that_of_the_completions(
             total += sum(mask) * float(model(torch.tensor([ids]), labels=torch.tensor([labels])).loss)
         tokens += sum(mask)
     assert loss == pytest.approx(total / tokens, abs=1e-3)
+
+
+# PEFT's, of its own translation of "all-linear" for experts.
+@pytest.mark.filterwarnings("ignore:The following .* keys did not match:RuntimeWarning")
+def test_experts_are_tuned_and_answer(folder: Path, tmp_path: Path) -> None:
+    make_other("experts", folder, tmp_path / "m")
+    kept = Adapters(tmp_path / "adapters")
+    made = LocalProvider(f"local/{tmp_path / 'm'}", kept)
+    before = answers(made)
+    adapter = made.train(job(), kept).adapter
+    assert any("experts" in name for name in weights(kept, adapter))
+    said = answers(made, adapter)
+    assert said != before
+    assert answers(made) == before
+    made.close()
+    fresh = LocalProvider(f"local/{tmp_path / 'm'}", kept)
+    assert answers(fresh, adapter) == said
+    fresh.close()
 
 
 def test_the_same_job_gives_the_same_weights(

@@ -105,6 +105,8 @@ class ServedModel:
             self._peft = self.loaded.adapt(self.base, config, name)
         else:
             self._peft.add_adapter(name, config)
+            # The one that PEFT calls active may have been dropped, and PEFT looks it up where experts are adapted.
+            self._peft.set_adapter(name)
         return self._peft
 
     def activate(self, name: str, *, trainable: bool) -> None:
