@@ -390,6 +390,19 @@ def test_continuing_from_a_truncated_adapter(
     made.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size there")
+def test_a_full_disk_for_temporary_files_is_named(provider: LocalProvider, adapters: Adapters) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(AdapterError, match=r"cannot be written to .*set TMPDIR"):
+            provider.train(job(settings=LoraSettings(min_steps=0, rank=2, epochs=1)), adapters)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_out_of_memory_halves_the_micro_batch(
     provider: LocalProvider, adapters: Adapters, trained: TrainingResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

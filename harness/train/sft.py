@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.errors import NothingToTrainError, TrainingError
+from harness.errors import AdapterError, NothingToTrainError, TrainingError
 from harness.lm.encode import encode_example
 from harness.lm.served import ServedModel
 from harness.train.adapters import CONFIG_FILE, WEIGHTS_FILE, Adapters
@@ -266,18 +266,25 @@ def _chunkable(model: Any) -> bool:
 
 def _saved(model: Any, job: TrainingJob, adapters: Adapters) -> str:
     from peft import get_peft_model_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     # PEFT's own save_pretrained writes a model card and may ask the hub about the base model.
     weights = get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
     config = {key: _plain(value) for key, value in model.peft_config[_NAME].to_dict().items()}
     config["base_model_name_or_path"] = _portable(job.lm.model)
-    with tempfile.TemporaryDirectory(prefix="bt-adapter-") as scratch:
-        folder = Path(scratch)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
-        return adapters.adopt(folder)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    try:
+        with tempfile.TemporaryDirectory(prefix="bt-adapter-") as scratch:
+            folder = Path(scratch)
+            save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+            return adapters.adopt(folder)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"The tuned adapter cannot be written to {tempfile.gettempdir()}: {error}. Free space there, or set TMPDIR "
+            "to another folder."
+        ) from error
 
 
 def _plain(value: Any) -> Any:
