@@ -571,6 +571,25 @@ def test_a_download_that_was_interrupted_goes_on(
     assert downloads == ["org/big"]
 
 
+def test_weights_are_downloaded_in_one_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mistral-7B-Instruct-v0.3 and gpt-oss-20b have them twice, which would be some 14 GB more."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = ["config.json", "tokenizer.json", "model-00001-of-00001.safetensors"]
+    there = [*wanted, "consolidated.safetensors", "original/model.safetensors", "pytorch_model.bin"]
+    taken: list[str] = []
+
+    def snapshot_download(_: str, *, allow_patterns: list[str], ignore_patterns: list[str], **_more: Any) -> str:
+        taken[:] = filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        raise ValueError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(UnknownModelError):
+        LocalProvider("local/org/twice").identity()
+    assert taken == wanted
+
+
 def test_a_model_that_cannot_be_loaded_fails_its_calls(tmp_path: Path) -> None:
     folder = make_tiny_llama(tmp_path / "m", hidden=16, heads=2, kv_heads=1, layers=1)
     weights = folder / "model.safetensors"

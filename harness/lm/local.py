@@ -41,6 +41,8 @@ _PACKAGED = {"nano": Path(__file__).parent.parent / "models" / "nano"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # What a model is made of: weights, configs, tokenizer. Pickled weights are not among them.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+# The same weights once more, in their makers' formats (Mistral's, OpenAI's).
+_NOT_MODEL_FILES = ("consolidated*", "original/*")
 _HASHED_WHOLE = 64 * 1024 * 1024
 _EDGE = 1024 * 1024
 
@@ -167,12 +169,13 @@ class _Source:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         hub_id = self.hub_id or ""
+        wanted, others = list(_MODEL_FILES), list(_NOT_MODEL_FILES)
         try:
             try:
-                found = snapshot_download(hub_id, allow_patterns=list(_MODEL_FILES), local_files_only=True)
+                found = snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=others, local_files_only=True)
                 return _existing(self.model, Path(found))
             except (LocalEntryNotFoundError, UnknownModelError):
-                found = snapshot_download(hub_id, allow_patterns=list(_MODEL_FILES))
+                found = snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=others)
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
             raise UnknownModelError(
                 f"{self.model!r}: there is no folder of this name, and the Hugging Face hub gave no model "
