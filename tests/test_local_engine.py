@@ -226,6 +226,37 @@ def test_other_architectures(folder: Path, tmp_path: Path, kind: str) -> None:
         assert tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True) == answer
 
 
+def test_long_rows_do_not_change_how_short_ones_are_read(folder: Path, tmp_path: Path) -> None:
+    """LongRoPE turns the positions of a whole batch otherwise where its longest row is beyond a border."""
+    import torch
+    from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "vocab_size": len(tokenizer), "initializer_range": 0.2}
+    rope: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64}
+    rope |= {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    lengths = {"max_position_embeddings": 512, "original_max_position_embeddings": 64}
+    torch.manual_seed(0)
+    config = Phi3Config(**sizes, **ends, **lengths, rope_parameters=rope)
+    with quiet():
+        Phi3ForCausalLM(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+    system = sentence(Random(2), 20)
+    requests = [request(sentence(Random(n), 1 + 7 * n), max_tokens=40 if n % 2 else 8) for n in range(8)]
+    requests += [request(word, system=system, max_tokens=20) for word in WORDS[:4]]
+    made = LocalProvider(f"local/{tmp_path}")
+    single = [ask(made, [one])[0] for one in requests]
+    assert texts(ask(made, requests)) == texts(single)
+    made.close()
+    # Below, across and beyond.
+    prompts = [one.usage.prompt_tokens for one in single]
+    assert min(prompts) < 24
+    assert any(24 < prompt <= 64 for prompt in prompts)
+    assert max(prompts) > 64
+
+
 def test_samples_differ_by_rollout_and_seed_and_repeat(provider: LocalProvider) -> None:
     def drawn(**changes: Any) -> str:
         return ask(provider, [request("setosa", temperature=1.0, **changes)])[0].text

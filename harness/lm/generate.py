@@ -107,7 +107,6 @@ class Decoder:
     def __init__(self, served: ServedModel, stop_ids: frozenset[int]) -> None:
         self._served = served
         self._stop_ids = stop_ids
-        self._context = served.context
         pad = served.tokenizer.pad_token_id
         self._pad = int(pad) if pad is not None else min(stop_ids)
         self.can_share = all(type(layer) is DynamicLayer for layer in self._new_cache(plain=True).layers)
@@ -146,6 +145,8 @@ class Decoder:
         positions = mask.sum(dim=1)
         sampler = _Sampler([progress.row for progress in alive], logits.device)
         adapters = [progress.row.adapter for progress in alive]
+        # A row that has ended may still be carried along: it must not run past the last position that is wanted.
+        last = max(len(progress.row.ids) + progress.row.max_new for progress in alive) - 1
         step = 0
         while True:
             _forbid(logits, alive, self._stop_ids)
@@ -166,8 +167,7 @@ class Decoder:
                 mask, positions, chosen = mask[keep], positions[keep], chosen[keep]
                 sampler = sampler.select(keep)
             mask = torch.cat([mask, mask.new_ones((len(alive), 1))], dim=1)
-            # A row that has ended may still be carried along: it must not run past the last position.
-            at = positions if self._context is None else positions.clamp(max=self._context - 1)
+            at = positions.clamp(max=last)
             logits = forward(
                 adapters,
                 input_ids=chosen[:, None],

@@ -360,7 +360,7 @@ class _Engine:
         try:
             ready, rows = self._prepared(calls)
             if ready:
-                share = self._decoder is not None and self._decoder.can_share
+                ready, rows, share = self._alike(ready, rows)
                 batch = next(batch for batch in plan(rows, self._limits, share=share) if 0 in batch.rows)
                 self._run(ready, rows, batch)
         except Exception as error:  # noqa: BLE001 - every call must get an answer, whatever went wrong
@@ -385,6 +385,17 @@ class _Engine:
                 ready.append(call)
                 rows.append(row)
         return ready, rows
+
+    def _alike(self, calls: list[_Call], rows: list[Row]) -> tuple[list[_Call], list[Row], bool]:
+        """Those that may share a batch with the first call, and whether they may share prefixes."""
+        share = self._decoder is not None and self._decoder.can_share
+        border = self._model().border
+        if border is None:
+            return calls, rows, share
+        # Below the border all along, beyond it from the first token on, or across it (None).
+        sides = [len(row.ids) > border or (None if len(row.ids) + row.max_new > border else False) for row in rows]
+        alike = [at for at, side in enumerate(sides) if at == 0 or (side is not None and side == sides[0])]
+        return [calls[at] for at in alike], [rows[at] for at in alike], share and sides[0] is False
 
     def _row(self, call: _Call) -> Row:
         request, sampling = call.request, call.request.sampling

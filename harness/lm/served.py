@@ -41,6 +41,15 @@ class ServedModel:
         return int(limit) if limit else None
 
     @property
+    def border(self) -> int | None:
+        """The length from which on the model turns all positions otherwise (LongRoPE, Phi-3's); None without one.
+
+        transformers goes by the longest row of a batch.
+        """
+        rope = getattr(self.base.config.get_text_config(), "rope_parameters", None) or {}
+        return int(rope["original_max_position_embeddings"]) if rope.get("rope_type") == "longrope" else None
+
+    @property
     def adapters(self) -> tuple[str, ...]:
         """Digests of the adapters in memory, least recently used first."""
         return tuple(self._names)
