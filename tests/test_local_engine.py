@@ -443,6 +443,17 @@ def test_a_damaged_adapter_is_named(folder: Path, tmp_path: Path) -> None:
     made.close()
 
 
+def test_an_adapter_that_was_deleted_meanwhile_is_named_every_time(folder: Path, tmp_path: Path) -> None:
+    kept = Adapters(tmp_path / "adapters")
+    digest = make_adapter(folder, kept, 5)
+    (kept.path(digest) / "adapter_model.safetensors").unlink()
+    made = LocalProvider(f"local/{folder}", kept)
+    for _ in range(2):
+        with pytest.raises(AdapterError, match="cannot be read"):
+            ask(made, [request("a", adapter=digest)])
+    made.close()
+
+
 def test_an_adapter_of_another_model_is_refused_and_does_no_harm(folder: Path, tmp_path: Path) -> None:
     other = make_tiny_llama(tmp_path / "other", hidden=32, heads=2, kv_heads=1)
     kept = Adapters(tmp_path / "adapters")

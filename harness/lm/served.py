@@ -86,19 +86,25 @@ class ServedModel:
         from safetensors.torch import load_file
 
         try:
+            # Not PEFT's load_adapter: where that fails half-way, the base model keeps an adapter of noise.
+            weights = load_file(folder / WEIGHTS_FILE, device=str(self.device))
+        except (OSError, SafetensorError) as error:
+            raise AdapterError(
+                f"The adapter in {folder} cannot be read: {error}. Delete {folder} and run the optimization again to "
+                "train it anew, or import it from where it was saved."
+            ) from error
+        try:
             # PEFT draws initial weights before it gets the stored ones; that must not move the global generator.
             with torch.random.fork_rng(devices=[]):
                 config = PeftConfig.from_pretrained(str(folder))
                 # PEFT warns where the base model is now called otherwise; whether the adapter fits is seen below.
                 config.base_model_name_or_path = None
                 model = self.create(name, config)
-            # Not PEFT's load_adapter: where that fails half-way, the base model keeps an adapter of noise.
-            weights = load_file(folder / WEIGHTS_FILE, device=str(self.device))
             result = set_peft_model_state_dict(model, weights, adapter_name=name)
             absent = [key for key in result.missing_keys if f".{name}." in key]
             if absent or result.unexpected_keys:
                 raise ValueError(f"{[*absent, *result.unexpected_keys][0]} has no counterpart.")
-        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             self.detach(name)
             raise AdapterError(
                 f"The adapter in {folder} does not fit the model {self.base.config.name_or_path}: {error} "
