@@ -22,10 +22,8 @@ def own_id(item: pytest.Function) -> str:
     if not _own_parameters(item):
         return ""
     own, key = item.callspec.id, key_of(item)
-    if not isinstance(key, str):
-        return own
-    # Its place in the id depends on the order in which pytest found the parameters.
-    return own.removeprefix(f"{key}-") if own.startswith(f"{key}-") else own.removesuffix(f"-{key}")
+    # The strategy stands first, unless another plugin goes before this one.
+    return f"-{own}-".replace(f"-{key}-", "-", 1)[1:-1] if isinstance(key, str) else own
 
 
 def name_of(item: pytest.Function, suite: Suite) -> str:

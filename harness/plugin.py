@@ -44,8 +44,12 @@ def _session(config: pytest.Config) -> Session:
     return session
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_generate_tests"""
+    """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_generate_tests
+
+    Before fixtures and marks give their parameters, so that the strategy stands first in every id.
+    """
     suite = getattr(metafunc.function, "__bt_suite__", None)
     if suite is not None:
         _session(metafunc.config).parametrize(metafunc)

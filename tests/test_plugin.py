@@ -261,6 +261,27 @@ def test_parameters_are_named_by_their_ids(project: pytest.Pytester) -> None:
     assert "untuned" not in result.stdout.str()
 
 
+def test_parameters_of_fixtures_and_marks_make_one_suite_of_all_strategies(project: pytest.Pytester) -> None:
+    marks = "['hard', pytest.param('easy', id=pytest.HIDDEN_PARAM)]"
+    project.makepyfile(
+        test_parity=PARAMETRIZED.replace("mode)", "mode, kind)").replace(
+            "@suite",
+            "import pytest\n\n@pytest.fixture(params=['a', 'p'])\ndef kind(request):\n    return request.param\n\n"
+            f"@pytest.mark.parametrize('mode', {marks})\n@suite",
+        )
+    )
+    project.runpytest(
+        "--bt-optimize", "--bt-strategies", "p", "--bt-save", "tuned", "--bt-json", "report.json"
+    ).assert_outcomes(passed=12)
+    names = {"parity[a-hard]", "parity[a]", "parity[p-hard]", "parity[p]"}
+    found = json.loads((project.path / "report.json").read_text())["suites"]
+    assert {suite["suite"] for suite in found} == names
+    assert all([row["strategy"] for row in suite["strategies"]] == ["vanilla", "p"] for suite in found)
+    result = project.runpytest()
+    result.assert_outcomes(passed=4)
+    assert {path.stem for path in (project.path / "tuned").iterdir()} == names
+
+
 def test_a_skip_names_the_suite(project: pytest.Pytester) -> None:
     result = project.runpytest("--bt-optimize", "--bt-lm", "sim/never", "--bt-strategies", "w", "-rs")
     result.stdout.fnmatch_lines(["SKIPPED*test_parity.py:*no score: no trace to train on*"])
