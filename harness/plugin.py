@@ -83,16 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_runtest_setup"""
     suite = getattr(getattr(item, "obj", None), "__bt_suite__", None)
     if suite is not None:
-        _session(item.config).setup(suite)
-
-
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_pyfunc_call"""
-    suite = getattr(pyfuncitem.obj, "__bt_suite__", None)
-    if suite is None:
-        return None
-    _session(pyfuncitem.config).run(pyfuncitem, suite)
-    return True
+        _session(item.config).setup(item, suite)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -125,7 +116,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 class _Reports:
-    """Registered per run, since `pytest_runtest_logreport` is not told the config."""
+    """Registered per run, since `pytest_runtest_logreport` is not told the config, and after all installed plugins."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -138,6 +129,18 @@ class _Reports:
 
         self._ledgers = self._ledgers or Ledgers()
         self._ledgers.share(node.workerinput)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> bool | None:
+        """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_pyfunc_call
+
+        Before plugins that call coroutine functions themselves (anyio, say), which know no examples.
+        """
+        suite = getattr(pyfuncitem.obj, "__bt_suite__", None)
+        if suite is None:
+            return None
+        _session(self._config).run(pyfuncitem, suite)
+        return True
 
     def pytest_keyboard_interrupt(self) -> None:
         """https://docs.pytest.org/en/stable/reference/reference.html#pytest.hookspec.pytest_keyboard_interrupt

@@ -45,6 +45,9 @@ TUNED_FOLDER = "tuned"
 
 _FOUND = pytest.StashKey[dict[str, Any]]()
 
+_METRIC = pytest.StashKey[Any]()
+"""The test function as it was written: pytest-asyncio puts one in its place that a single thread can call."""
+
 # Warnings of libraries that users did not call themselves; a project's own "error" filter is not meant for them.
 _LIBRARIES = r"(accelerate|aiohttp|datasets|huggingface_hub|litellm|openai|peft|pydantic|torch|transformers|trl)\b"
 
@@ -134,8 +137,9 @@ class Session:
 
     # Items
 
-    def setup(self, suite: Suite) -> None:
+    def setup(self, item: pytest.Item, suite: Suite) -> None:
         """Skip an item whose suite is not for the LM in use, before anything is loaded for it."""
+        item.stash[_METRIC] = getattr(item, "obj", None)
         lack = suite.lack(self.options.lm)
         if lack and not self.options.all:
             raise pytest.skip.Exception(lack, _use_item_location=True)
@@ -367,7 +371,7 @@ class Session:
         return Evaluator(
             suite=suite.name,
             program=suite.program,
-            metric=Metric(item.obj, suite.name, fixtures),
+            metric=Metric(item.stash[_METRIC], suite.name, fixtures),
             client=self._opened().client,
             budget=self._opened().budget,
             judge=_lm(self.options.judge),

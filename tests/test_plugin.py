@@ -255,7 +255,7 @@ def test_parameters_are_named_by_their_ids(project: pytest.Pytester) -> None:
     assert not list(project.path.glob("*.json"))
     saved = {path.name for path in (project.path / "tuned").iterdir()}
     assert len(saved) == 5
-    assert "parity[<lambda>].json" in saved
+    assert "parity[mode4].json" in saved
     result = project.runpytest()
     result.assert_outcomes(passed=5)
     assert "untuned" not in result.stdout.str()
@@ -392,6 +392,32 @@ def test_float_and_async_metrics_and_programs(project: pytest.Pytester) -> None:
     result = project.runpytest("test_float.py")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["vanilla * 50.0 *"])
+
+
+def test_plugins_that_call_coroutine_functions_leave_metrics_alone(project: pytest.Pytester) -> None:
+    metric = SUITE.replace("THRESHOLD", "0.5").replace("def test_parity(", "async def test_parity(")
+    wrapped = project.makeconftest(
+        CONFTEST
+        + """
+import functools, pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):  # as pytest-asyncio does it
+    @functools.wraps(item.obj)
+    def synchronized(**arguments):
+        raise RuntimeError("This event loop is already running")
+    item.obj = synchronized
+    return (yield)
+"""
+    )
+    project.makepyfile(test_parity=metric.replace("@suite", "import pytest\n@pytest.mark.anyio\n@suite"))
+    project.runpytest().assert_outcomes(passed=1)
+    wrapped.write_text(wrapped.read_text().partition("@pytest.hookimpl")[0])
+    project.runpytest().assert_outcomes(passed=1)
 
 
 def test_a_wrong_key_or_model_stops_the_run_at_once(project: pytest.Pytester) -> None:
