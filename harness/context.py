@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from harness.errors import SuiteError
 from harness.lm.request import LMRef, Sampling
 from harness.state import State
 from harness.trace import Recorder
@@ -31,6 +32,7 @@ __all__ = [
     "default_runtime",
     "lease_runtime",
     "running",
+    "within_suite",
 ]
 
 DEFAULT_LM = "local/nano"
@@ -73,6 +75,8 @@ _default: _Opened | None = None
 _former: list[_Opened] = []
 _endpoints: Endpoints = {}
 _lock = threading.Lock()
+_suites = 0
+"""How many times `within_suite` is entered."""
 
 
 @contextmanager
@@ -85,9 +89,31 @@ def running(context: Context) -> Iterator[Context]:
         _current.reset(token)
 
 
-def current() -> Context:
-    """The current context; outside of every run, the one of `configure` with a recorder of its own."""
+@contextmanager
+def within_suite() -> Iterator[None]:
+    """Refuse calls of modules without a context: made by a suite's program, they would go to another LM, unnoticed."""
+    global _suites
+    with _lock:
+        _suites += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _suites -= 1
+
+
+def current(module: str) -> Context:
+    """The context that a module is called in; outside of every run, the one of `configure` with a recorder of its own.
+
+    Raises `SuiteError` where a suite runs, in another context.
+    """
     context = _current.get()
+    if context is None and _suites:
+        raise SuiteError(
+            f"module {module!r} was called in a thread without the context of the suite's run, which says what LM "
+            "and prompt to use; give each call a copy of its own, by contextvars.copy_context().run say, or use "
+            "asyncio.to_thread, which does so."
+        )
     return context if context is not None else replace(default_context(), recorder=Recorder())
 
 

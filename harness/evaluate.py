@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import Any
 
 from harness.awaiting import finished, is_asynchronous
-from harness.context import Context, running
+from harness.context import Context, running, within_suite
 from harness.data import Example
 from harness.errors import BudgetError, HarnessError, LMError, ParseError, SuiteError
 from harness.lm.budget import Budget
@@ -101,7 +101,8 @@ class Evaluator:
         refused = self._budget.refused if self._budget is not None else 0
         jobs = [self._job(state, example, sampling or self.sampling, rollout, ahead) for example in examples]
         done = partial(self._advance, task)
-        runs = self._all_async(jobs, done) if self._asynchronous else self._all_threads(jobs, done)
+        with within_suite():
+            runs = self._all_async(jobs, done) if self._asynchronous else self._all_threads(jobs, done)
         if self._budget is not None:
             self._budget.reraise(refused)
         return runs

@@ -44,12 +44,12 @@ class Module(Generic[P, R]):
         inputs = self._inputs(args, kwargs)
         if self.asynchronous:
             return self._ask(inputs)  # type: ignore[return-value]
-        context = current()
+        context = current(self.signature.name)
         call = _Call(self.signature, context, inputs)
         return call.finish(context.client.call(call.request))  # type: ignore[no-any-return]
 
     async def _ask(self, inputs: Mapping[str, Any]) -> Any:
-        context = current()
+        context = current(self.signature.name)
         call = _Call(self.signature, context, inputs)
         return call.finish(await context.client.ask(call.request))
 

@@ -420,6 +420,29 @@ def pytest_runtest_call(item):  # as pytest-asyncio does it
     project.runpytest().assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("option", ["--bt-strategies=p", "--bt-dry-run"])
+def test_a_call_in_a_thread_without_the_runs_context_goes_to_no_other_lm(
+    project: pytest.Pytester, log: Path, option: str
+) -> None:
+    threads = SUITE.replace("THRESHOLD", "0.1").replace(
+        "def rows(",
+        "from concurrent.futures import ThreadPoolExecutor\nfrom contextvars import copy_context\n\n"
+        "def threaded(number: int):\n"
+        "    with ThreadPoolExecutor() as pool:\n"
+        "        return pool.submit(copy_context().run, parity, number).result()\n\n"
+        "def rows(",
+    )
+    project.makepyfile(test_parity=threads.replace("program=parity", "program=threaded"))
+    assert project.runpytest("--bt-optimize", option).ret == 0
+    calls = len(events(log, "call"))
+    lost = threads.replace("program=parity", "program=threaded").replace("copy_context().run, ", "")
+    project.makepyfile(test_parity=lost)
+    result = project.runpytest("--bt-optimize", option)
+    assert result.ret != 0
+    assert "module 'parity' was called in a thread without the context" in result.stdout.str() + result.stderr.str()
+    assert len(events(log, "call")) == calls
+
+
 def test_a_wrong_key_or_model_stops_the_run_at_once(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_other=SUITE.replace("THRESHOLD", "0.5").replace("test_parity", "test_other"),

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from pydantic import TypeAdapter
 
 from harness.awaiting import finished
-from harness.context import Context, running
+from harness.context import Context, running, within_suite
 from harness.data import Example
 from harness.errors import HarnessError, ParseError, SuiteError
 from harness.lm.client import Client
@@ -57,7 +57,7 @@ def _run(program: Callable[..., Any], example: Example, lm: str) -> RunShape:
     wanted = inspect.signature(program).parameters
     arguments = {name: example[name] for name in wanted if name in example}
     note = ""
-    with running(context):
+    with running(context), within_suite():
         try:
             result = program(**arguments)
             if inspect.isawaitable(result):
