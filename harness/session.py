@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import BudgetError, DataMissingError, HarnessError, LMError, SuiteError, UsageError
-from harness.items import file_name, home_of, key_of, name_of, own_id
+from harness.items import file_name, home_of, key_of, name_of
 from harness.optimize.strategy import VANILLA, Strategy, parse_strategy, strategy_id, strategy_text
 from harness.options import Options
 from harness.report.safe import plain
@@ -63,6 +63,7 @@ class Session:
         self._together: dict[tuple[str, int], Together] = {}
         self._progress: Progress | None = None
         self._runs: list[dict[str, Any]] = []
+        self._kept: set[tuple[str, str]] = set()
         self._plans: tuple[SuitePlan, ...] = ()
         self._unwritten = ""
 
@@ -215,8 +216,8 @@ class Session:
                 f"max_unscored={suite.max_unscored:g} of the validation examples unscored."
             )
         gate = self._gate(suite, chosen)
-        shown = {strategy_id(strategy) for strategy in by_strategy} - self._own_items(item)
-        extra = [r for strategy, results in by_strategy.items() if strategy_id(strategy) in shown for r in results]
+        # Items of other strategies may have been left out, failed in their fixtures, or run in another process.
+        extra = [r for results in by_strategy.values() for r in results if (r.suite, r.strategy) not in self._kept]
         try:
             if self.options.save is not None and not self._unfit(suite, chosen):
                 scored = [result for result in chosen if result.validation and result.validation.values]
@@ -244,12 +245,6 @@ class Session:
             results.append((loop and loop.finished(strategy)) or missing)
         what = BEST if key == BEST else strategy_text(strategy)
         self._keep(item, SuiteRun(suite.name, tuple(results), left_out=LeftOut(what, str(error))))
-
-    def _own_items(self, item: pytest.Function) -> set[str]:
-        """Ids of this suite's strategies that report themselves: those with an item of their own in this run."""
-        mine = [other for other in item.session.items if isinstance(other, pytest.Function)]
-        mine = [other for other in mine if (other.parent, other.originalname) == (item.parent, item.originalname)]
-        return {str(key_of(other)) for other in mine if own_id(other) == own_id(item)}
 
     def _results(self, item: pytest.Function, suite: Suite, strategy: Strategy) -> list[StrategyResult]:
         reference = suite.reference(strategy_text(strategy), self.options.lm)
@@ -461,6 +456,7 @@ class Session:
         from harness.report.junit import user_properties
 
         item.stash[_FOUND] = run.to_json()
+        self._kept.update((result.suite, result.strategy) for result in run.results)
         item.user_properties.extend(user_properties(run))
 
     def is_strategy(self, item: pytest.Item) -> bool:

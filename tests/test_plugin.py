@@ -443,6 +443,21 @@ def test_a_call_in_a_thread_without_the_runs_context_goes_to_no_other_lm(
     assert len(events(log, "call")) == calls
 
 
+def test_the_table_has_strategies_whose_own_items_have_no_result(project: pytest.Pytester) -> None:
+    failing = """
+import pytest
+
+@pytest.fixture(autouse=True)
+def service(request):
+    if request.node.name.endswith("[p]"):
+        raise RuntimeError("no service")
+"""
+    project.makepyfile(test_parity=SUITE.replace("THRESHOLD", "0.1") + failing)
+    result = project.runpytest("--bt-optimize", "--bt-strategies", "p")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["vanilla * 56.0 *", "p ● * 44.0 *", "gate passed: p scores 44.0*"])
+
+
 def test_a_wrong_key_or_model_stops_the_run_at_once(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_other=SUITE.replace("THRESHOLD", "0.5").replace("test_parity", "test_other"),

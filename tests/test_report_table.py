@@ -156,6 +156,14 @@ def test_a_rerun_item_counts_once() -> None:
     assert shown(iris(shift=1) + iris()) == shown(iris())
 
 
+def test_calls_count_where_they_were_made_in_whatever_order_the_items_finish() -> None:
+    made = alone(spend=Spend(calls=25), test=hits("test", 20, 25))
+    found_again = alone(spend=Spend(cached=25), test=hits("test", 20, 25))
+    assert summarize(found_again + made) == summarize(made + found_again) == summarize(made)
+    other_scores = alone(spend=Spend(cached=25), test=hits("test", 21, 25))
+    assert summarize(made + other_scores) == summarize(other_scores)
+
+
 def test_equal_examples_of_a_split_are_paired_one_by_one() -> None:
     twins = [Evaluation("test", tuple(ExampleScore("same", s) for s in scores)) for scores in ([0, 1, 0], [1, 1, 0])]
     runs = [SuiteRun("x", (StrategyResult("x", s, 0, "lm", test=t),)) for s, t in zip(("", "p"), twins, strict=True)]

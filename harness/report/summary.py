@@ -81,15 +81,18 @@ def summarize(runs: Sequence[SuiteRun]) -> tuple[SuiteSummary, ...]:
     """One summary per suite and LM, suites in the order of ``runs``.
 
     Strategies are sorted (vanilla, then by length), so that the report is the same however the items were
-    spread over worker processes. A result that comes twice, a rerun item's, counts once: the last one.
+    spread over worker processes. A result that comes twice counts once: the last one, a rerun item's say, or, where
+    they say the same, the one of who made the calls, which the other found in the store.
     """
     results: dict[tuple[str, str], dict[tuple[str, int], StrategyResult]] = {}
     gates: dict[str, list[GateResult]] = defaultdict(list)
     suites = list(dict.fromkeys(run.suite for run in runs))
     for run in runs:
         for result in run.results:
-            label = strategy_label(result.strategy)
-            results.setdefault((run.suite, result.lm), {})[label, result.seed] = result
+            known = results.setdefault((run.suite, result.lm), {})
+            place = (strategy_label(result.strategy), result.seed)
+            if place not in known or not _is_found_again(result, known[place]):
+                known[place] = result
         if run.gate is not None and run.gate not in gates[run.suite]:
             gates[run.suite].append(run.gate)
     summaries = []
@@ -101,6 +104,15 @@ def summarize(runs: Sequence[SuiteRun]) -> tuple[SuiteSummary, ...]:
             own = [g for g in own if g.lm == lm or lm == (lms or [""])[-1]]
             summaries.append(_suite(suite, lm, list(results.get((suite, lm), {}).values()), own))
     return tuple(summaries)
+
+
+def _is_found_again(result: StrategyResult, other: StrategyResult) -> bool:
+    """Whether it says what the other does, and made no more calls for it."""
+
+    def said(of: StrategyResult) -> object:
+        return of.reason, of.state, *(split and split.scores for split in (of.validation, of.test))
+
+    return said(result) == said(other) and result.spend.calls <= other.spend.calls
 
 
 def _suite(suite: str, lm: str, results: list[StrategyResult], gates: Sequence[GateResult]) -> SuiteSummary:
