@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+import pytest
+
 from harness.awaiting import finished, is_asynchronous
 from harness.context import Context, running, within_suite
 from harness.data import Example
@@ -45,6 +47,9 @@ class Run:
 
 
 _Done = Callable[[Run], Run]
+
+# pytest's are no `Exception`: one example's skip would be the whole item's, its gate included.
+_RAISED = (Exception, pytest.skip.Exception, pytest.fail.Exception)
 
 
 class Evaluator:
@@ -155,7 +160,7 @@ class Evaluator:
                 prediction = self._program(**_copied(job.arguments))
                 if inspect.isawaitable(prediction):  # of an ordinary function around a coroutine function
                     prediction = asyncio.run(finished(prediction))
-            except Exception as error:  # noqa: BLE001 -- `_failed` raises all that is neither answer nor LM failure
+            except _RAISED as error:  # `_failed` raises all that is neither answer nor LM failure
                 return done(self._failed(job, error))
         return done(self._judged(job, prediction))
 
@@ -163,7 +168,7 @@ class Evaluator:
         with running(job.context):
             try:
                 prediction = await self._program(**_copied(job.arguments))
-            except Exception as error:  # noqa: BLE001 -- `_failed` raises all that is neither answer nor LM failure
+            except _RAISED as error:  # `_failed` raises all that is neither answer nor LM failure
                 return done(self._failed(job, error))
         return done(await asyncio.to_thread(self._judged, job, prediction))
 
@@ -193,7 +198,7 @@ class Evaluator:
         score = ExampleScore(job.example.digest, None, "unscored", self._inputs(job), "", why)
         return Run(job.example, job.context.rollout, job.context.recorder.trace, score)
 
-    def _failed(self, job: _Job, error: Exception) -> Run:
+    def _failed(self, job: _Job, error: BaseException) -> Run:
         """The run as a wrong answer or an unscored example; raises where the error is neither."""
         trace = job.context.recorder.trace
         if isinstance(error, ParseError):

@@ -65,6 +65,8 @@ def test_wrong_options_are_usage_errors(project: pytest.Pytester, options: list[
         ("assert prediction == example.parity", "assert example.parities", "*has no field 'parities'*"),
         ("THRESHOLD", "0.1, settings=dict(candidate=3)", "*no setting 'candidate'*"),
         ("program=parity", "program=lambda number: 1 / 0", "*program raised ZeroDivisionError*on the example*"),
+        ("program=parity", "program=lambda number: __import__('pytest').skip('no')", "*raised Skipped: no on*"),
+        ("program=parity", "program=lambda number: __import__('pytest').xfail('so')", "*raised XFailed: so on*"),
     ],
 )
 def test_a_suite_that_does_not_fit_together_fails(project: pytest.Pytester, old: str, new: str, message: str) -> None:
