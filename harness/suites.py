@@ -89,6 +89,8 @@ def suite(
             raise SuiteError(f"suite {name!r}: threshold={threshold} is not between 0 and 1.")
         if not 0 <= max_unscored <= 1:
             raise SuiteError(f"suite {name!r}: max_unscored={max_unscored} is not between 0 and 1.")
+        if suite_of(function) is not None:
+            raise SuiteError(f"suite {name!r}: the function is a suite already; give each suite a function of its own.")
         wanted = inspect.signature(function).parameters
         asked = [argument for argument in ("example", "prediction") if argument in wanted]
         if not asked:

@@ -87,6 +87,7 @@ def test_a_suite_that_does_not_fit_together_fails(project: pytest.Pytester, old:
     [
         ("threshold=0.1", "threshold=85", "*threshold=85 is not between 0 and 1*"),
         ("(example, prediction)", "(example=None, prediction=None)", "*'example', which has a default; remove it*"),
+        ("@suite", "@suite(program=parity, data=splits)\n@suite", "*suite 'parity': the function is a suite already*"),
         ("program=parity", "program='parity'", "*program= must be a function, not 'parity'*"),
         ("test_parity(example, prediction)", "test_parity(tmp_path)", "*takes neither 'example' nor 'prediction'*"),
         ('    """Say whether', '    return 5\n    """Say whether', "*'parity'*test_parity.py*code in its body*"),
