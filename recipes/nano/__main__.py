@@ -20,13 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--compile", action="store_true", help="fuse operations: faster, where there is a C++ compiler")
-    train.add_argument("--peak", type=float, default=1.0, help="highest learning rate, as a share of the full one")
     train.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     evaluate = commands.add_parser("evaluate", help="print the table of results with 95%% intervals")
     evaluate.add_argument("--model", type=Path, default=Path("harness/models/nano"))
     evaluate.add_argument("--episodes", type=int, default=200)
-    grow = commands.add_parser("grow", help="set up heads by hand in an exported model, to train it further")
-    grow.add_argument("--model", type=Path, default=Path("harness/models/nano"))
     export = commands.add_parser("export", help="write the model folder from the last checkpoint")
     export.add_argument("--model", type=Path, default=Path("harness/models/nano"))
     chosen = parser.parse_args(arguments)
@@ -53,13 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.threads,
             chosen.every,
             chosen.compile,
-            chosen.peak,
         )
         run(chosen.out, tokenizer, settings, lambda line: print(line, flush=True))
-    elif chosen.command == "grow":
-        from recipes.nano.export import grow_model
-
-        grow_model(chosen.model, chosen.out, tokenizer)
     elif chosen.command == "evaluate":
         from recipes.nano.evaluate import report
 

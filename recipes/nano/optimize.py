@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from recipes.nano.circuits import held as owned
 from recipes.nano.net import Net
 from recipes.nano.precision import native
 from recipes.nano.wiring import WIRED
@@ -54,7 +53,6 @@ class Optimizer:
     decay: float = 0.01
     state: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
-    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def _parts(self, name: str) -> int:
         return 3 if name.endswith("qkv") else 2 if name.endswith("gate_up") else 1
@@ -87,11 +85,6 @@ class Optimizer:
         found = {name: weight for name, weight in self.net.named_parameters() if weight.grad is not None}
         held = {name: part for name in found if (part := self._held(name)) is not None}
         kept = {name: found[name][part].clone() for name, part in held.items()}
-        if self.net.shape.owned and not self.masks:
-            self.masks = {name: mask.expand_as(found[name]) for name, mask in owned(self.net.shape).items()}
-        own = {name: found[name][mask].clone() for name, mask in self.masks.items()}
-        for name, mask in self.masks.items():
-            self._grad(found[name])[mask] = 0.0
         matrices = {name: weight for name, weight in found.items() if name.startswith("blocks") and weight.ndim == 2}
         chunks: list[Tensor] = []
         for name, weight in matrices.items():
@@ -115,7 +108,5 @@ class Optimizer:
                 weight.addcdiv_(mean, square.sqrt().add_(1e-8), value=-rate * correction)
         for name, part in held.items():
             found[name][part] = kept[name]
-        for name, mask in self.masks.items():
-            found[name][mask] = own[name]
         for weight in found.values():
             weight.grad = None
