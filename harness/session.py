@@ -98,8 +98,8 @@ class Session:
             other = homes.setdefault(name, home)
             if other != home:
                 raise pytest.UsageError(
-                    f"two suites are named {name!r}: {other} and {home}. Rename one: reports and tuned "
-                    "programs go by the name."
+                    f"two suites are named {name!r}: {other} and {home}. Rename one, or import its module where one is "
+                    "imported: reports and tuned programs go by the name."
                 )
         if homes:
             try:
