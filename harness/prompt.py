@@ -128,8 +128,10 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
         completion.encode()
     except UnicodeEncodeError as error:
         raise ParseError(f"the completion is no text: {error}") from error
-    thoughts, completion = _thoughts(signature, completion)
     if (found := _object(signature, completion)) is not None:
+        return found
+    thoughts, completion = _thoughts(signature, completion)
+    if thoughts is not None and (found := _object(signature, completion)) is not None:
         return found
     spans, before = _split_reply(signature.reply, completion)
     if not spans and (fenced := _FENCE.search(completion)) and (found := _object(signature, fenced.group(1))):
@@ -143,7 +145,7 @@ def read_reply(signature: Signature, completion: str) -> dict[str, Any]:
         if field.name in spans:
             values[field.name] = _read(field, spans[field.name])
         elif field.name == REASONING and signature.reasoning:
-            values[REASONING] = before.strip() or thoughts
+            values[REASONING] = before.strip() or thoughts or ""
         elif field.required or none:
             raise ParseError(f"the completion has no field {field.name!r}: {_short(completion)}")
     return values
@@ -303,15 +305,19 @@ def _split(fields: Sequence[Field], text: str) -> tuple[dict[str, str], str]:
     return spans, text[: starts[0].start()] if starts else text
 
 
-def _thoughts(signature: Signature, completion: str) -> tuple[str, str]:
-    """What the LM thought before its reply, and the reply. Some chat templates write the opening tag themselves."""
+def _thoughts(signature: Signature, completion: str) -> tuple[str | None, str]:
+    """What the LM thought before its reply (None where it did not say), and the reply.
+
+    Some chat templates write the opening tag themselves. A tag in a value of the reply is text.
+    """
     text = completion.lstrip()
     opened = text.startswith(_THINK)
     thoughts, closed, reply = text.removeprefix(_THINK).partition(_THOUGHT)
     if opened and not closed:
         raise ParseError(f"the completion ends within its thoughts (raise max_tokens): {_short(text)}")
-    if not closed or (not opened and not _split(signature.reply, text)[1]):  # a reply that begins with a field
-        return "", completion
+    in_value = _THINK in thoughts or not _split(signature.reply, text)[1]
+    if not closed or (not opened and in_value):
+        return None, completion
     return thoughts.strip(), reply
 
 

@@ -275,6 +275,8 @@ def test_a_fence_around_the_fields_is_no_part_of_their_text(completion: str, rea
         ("Maybe a.\n</think>\nanswer: b", "Maybe a.", "b"),
         ('<think></think>{"reasoning": "c", "answer": "b"}', "c", "b"),
         ("reasoning: c\nanswer: <think>b</think>", "c", "<think>b</think>"),
+        ("```\nanswer: <think>b</think>\n```", "", "<think>b</think>"),
+        ('{"reasoning": "c", "answer": "a</think>b"}', "c", "a</think>b"),
     ],
 )
 def test_what_is_thought_before_a_reply_is_no_part_of_it(completion: str, reasoning: str, answer: str) -> None:
