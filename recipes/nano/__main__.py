@@ -1,4 +1,4 @@
-"""``python -m recipes.nano``: tokenizer, train, evaluate, export."""
+"""``python -m recipes.nano``: tokenizer, train, grow, evaluate, export."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--compile", action="store_true", help="fuse operations: faster, where there is a C++ compiler")
+    train.add_argument("--peak", type=float, default=1.0, help="highest learning rate, as a share of the full one")
     train.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     evaluate = commands.add_parser("evaluate", help="print the table of results with 95%% intervals")
     evaluate.add_argument("--model", type=Path, default=Path("harness/models/nano"))
     evaluate.add_argument("--episodes", type=int, default=200)
+    grow = commands.add_parser("grow", help="set up heads by hand in an exported model, to train it further")
+    grow.add_argument("--model", type=Path, required=True)
     export = commands.add_parser("export", help="write the model folder from the last checkpoint")
     export.add_argument("--model", type=Path, default=Path("harness/models/nano"))
+    export.add_argument(
+        "--copying", type=float, default=1.0, help="how many times as much the heads write that find answers of demos"
+    )
     chosen = parser.parse_args(arguments)
     tokenizer = chosen.out / "tokenizer.json"
     if chosen.command == "tokenizer":
@@ -50,8 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.threads,
             chosen.every,
             chosen.compile,
+            chosen.peak,
         )
         run(chosen.out, tokenizer, settings, lambda line: print(line, flush=True))
+    elif chosen.command == "grow":
+        from recipes.nano.restore import grow_model
+
+        grow_model(chosen.model, chosen.out, tokenizer)
     elif chosen.command == "evaluate":
         from recipes.nano.evaluate import report
 
@@ -59,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         from recipes.nano.export import export_model
 
-        export_model(chosen.out, tokenizer, chosen.model)
+        export_model(chosen.out, tokenizer, chosen.model, chosen.copying)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recipes.nano import checkpoint, curve, tokens
 from recipes.nano.episode import ASSISTANT, END, PAD, SYSTEM, USER
+from recipes.nano.grow import louder
 from recipes.nano.net import Block, Net
 
 CHAT_TEMPLATE = (
@@ -102,11 +103,15 @@ def _write(path: Path, content: dict[str, object]) -> None:
 
 
 def write_model(net: Net, tokenizer_path: Path, model: Path) -> None:
-    """Write configuration, weights and tokenizer; the model card is left as it is."""
+    """Write configuration, weights and tokenizer; the model card is left as it is.
+
+    Weights are stored in half precision, which halves the package, and computed with in single precision: the
+    configuration tells whatever loads them.
+    """
     model.mkdir(parents=True, exist_ok=True)
     tokenizer = tokens.load(tokenizer_path)
     _write(model / "config.json", llama_config(net, tokenizer))
-    weights = {name: weight.to("cpu", torch.float32) for name, weight in llama_weights(net).items()}
+    weights = {name: weight.to("cpu", torch.float16) for name, weight in llama_weights(net).items()}
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     (model / "model.safetensors").chmod(0o644)
     (model / "tokenizer.json").write_text(tokenizer_path.read_text(encoding="utf-8"), encoding="utf-8")
@@ -123,9 +128,11 @@ def write_model(net: Net, tokenizer_path: Path, model: Path) -> None:
     )
 
 
-def export_model(folder: Path, tokenizer_path: Path, model: Path) -> None:
-    """Write the model folder from the last checkpoint in ``folder``."""
+def export_model(folder: Path, tokenizer_path: Path, model: Path, copying: float = 1.0) -> None:
+    """Write the model folder from the last checkpoint in ``folder``, with `louder` heads if ``copying`` is not 1."""
     net, _, progress = checkpoint.load(folder)
+    if copying != 1:
+        louder(net, copying)
     write_model(net, tokenizer_path, model)
     curve.draw(progress, folder / "loss.png")
     print(f"exported step {progress.step} ({progress.tokens / 1e6:.1f} M tokens) to {model}")
