@@ -1,4 +1,4 @@
-"""``python -m recipes.nano``: tokenizer, train, grow, evaluate, export."""
+"""``python -m recipes.nano``: tokenizer, train, grow, refit, evaluate, export."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
     grow.add_argument("--model", type=Path, required=True)
     export = commands.add_parser("export", help="write the model folder from the last checkpoint")
     export.add_argument("--model", type=Path, default=Path("harness/models/nano"))
-    export.add_argument(
-        "--copying", type=float, default=1.0, help="how many times as much the heads write that find answers of demos"
-    )
+    refit = commands.add_parser("refit", help="let heads of a trained checkpoint look as freshly set up ones do")
+    refit.add_argument("--trained", type=Path, required=True, help="the folder of the checkpoint")
+    refit.add_argument("--looking", type=Path, required=True, help="the folder that `grow` wrote")
+    refit.add_argument("--copying", type=float, default=1.0, help="how many times as much the heads of demos write")
     chosen = parser.parse_args(arguments)
     tokenizer = chosen.out / "tokenizer.json"
     if chosen.command == "tokenizer":
@@ -63,6 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
         from recipes.nano.restore import grow_model
 
         grow_model(chosen.model, chosen.out, tokenizer)
+    elif chosen.command == "refit":
+        from recipes.nano.restore import refit_model
+
+        refit_model(chosen.trained, chosen.looking, chosen.copying, chosen.out)
     elif chosen.command == "evaluate":
         from recipes.nano.evaluate import report
 
@@ -70,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         from recipes.nano.export import export_model
 
-        export_model(chosen.out, tokenizer, chosen.model, chosen.copying)
+        export_model(chosen.out, tokenizer, chosen.model)
 
 
 if __name__ == "__main__":

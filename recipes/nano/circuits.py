@@ -10,7 +10,7 @@ tell the options of a task that has no demos.
 * Layer 2 brings those values to the assistant's next places, looks at all options alike, and goes on with what the user
   has written, if the last two tokens stand there.
 * Layer 3 looks at the first token of those demos' answers whose values are near, as a kernel of their distance; and,
-  once a label is begun, at the next token of near demos' labels.
+  once a label is begun, at the next token of near demos' labels, or of an option where no demo goes on so.
 
 Training goes on from there. It may change how much these heads write, but not what they look for, and neither
 embeddings nor layer 0: what they read is divided by the stream's size.
@@ -51,6 +51,8 @@ SIZES = (0.112, 0.3, 0.87, 1.0)
 """How large the stream is before the layers, roughly, where these heads read it."""
 BETWEEN = 0.92
 """And within layer 1, after its attention, where an assistant's value begins."""
+SINK = 3.7
+"""How much more the first token's marks must weigh in the layer of `DEMOS`, where its stream has become large."""
 GATHERED = 6.0
 """How many times as large as in the embeddings the gathered values are."""
 CLOSE = 250.0
@@ -88,6 +90,8 @@ def mark(net: Net, tokenizer: Tokenizer, codes: Codes) -> None:
         size = net.embedding().pow(2).mean(1).sqrt() / SIZES[0]
         for which, value in ((at.EVEN_FIRST, MARK * size), (at.MATCH, MARK / size)):
             net.words[:, start + which], net.number_rest[:, start + which] = value[:words], value[words:]
+        apart = [vocabulary[token] for token in marked[at.SEPARATOR]]
+        net.words[apart, start + at.SEPARATOR] = MARK * size[apart]  # so that no option stands out
 
 
 @torch.no_grad()
@@ -166,7 +170,7 @@ def set_up_rest(net: Net, codes: Codes, first: float) -> None:
     head.lengths(CLOSE, [at.NEAR_LENGTH, at.REST_LENGTH])
     answers = {CONSTANT: -3, at.AFTER_COLON: 1.2, at.BY_ASSISTANT: 1.7, at.NAMING: -1, at.NUMBER: -1, FIRST: 4}
     head.score(FIRST_GATE, 100, {CONSTANT: 1}, answers)
-    head.score(SECOND_GATE, 150, {**AFRESH, CONSTANT: 2.6}, {FIRST: 1})
+    head.score(SECOND_GATE, 150, {**AFRESH, CONSTANT: 2.6}, {FIRST: SINK})
     head.copy(codes.main, 12.0)
     _onward(net, codes)
 
@@ -200,9 +204,10 @@ def _onward(net: Net, codes: Codes) -> None:
     head.alike(places, *_after(codes, slice(at.NEAR, at.COMPARED)), strength)
     head.score(FOURTH_GATE, 0.4 * strength, {at.MATCH: 1}, {CONSTANT: -1, FIRST: 1})
     later = {CONSTANT: -1, at.BY_ASSISTANT: 0.85, at.COLON: -1, at.AFTER_COLON: -1.25, at.NUMBER: -1, FIRST: 1}
+    later |= {at.LISTING: 1, at.SEPARATOR: -2}
     head.score(FIRST_GATE, 60, {CONSTANT: 1}, later)
     begun = {at.COLON: 1, at.NAMING: 1, at.NUMBER: 1, at.BY_ASSISTANT: -0.85, at.HAS_OPTIONS: -1}
-    head.score(SECOND_GATE, 300, {CONSTANT: 1.7, **begun}, {FIRST: 1})
+    head.score(SECOND_GATE, 300, {CONSTANT: 1.4, **begun}, {FIRST: SINK})
     head.copy(codes.main, 12.0)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from recipes.nano import checkpoint, curve, tokens
 from recipes.nano.episode import ASSISTANT, END, PAD, SYSTEM, USER
-from recipes.nano.grow import louder
 from recipes.nano.net import Block, Net
 
 CHAT_TEMPLATE = (
@@ -128,11 +127,9 @@ def write_model(net: Net, tokenizer_path: Path, model: Path) -> None:
     )
 
 
-def export_model(folder: Path, tokenizer_path: Path, model: Path, copying: float = 1.0) -> None:
-    """Write the model folder from the last checkpoint in ``folder``, with `louder` heads if ``copying`` is not 1."""
+def export_model(folder: Path, tokenizer_path: Path, model: Path) -> None:
+    """Write the model folder from the last checkpoint in ``folder``."""
     net, _, progress = checkpoint.load(folder)
-    if copying != 1:
-        louder(net, copying)
     write_model(net, tokenizer_path, model)
     curve.draw(progress, folder / "loss.png")
     print(f"exported step {progress.step} ({progress.tokens / 1e6:.1f} M tokens) to {model}")
