@@ -29,9 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
     grow.add_argument("--model", type=Path, required=True)
     export = commands.add_parser("export", help="write the model folder from the last checkpoint")
     export.add_argument("--model", type=Path, default=Path("harness/models/nano"))
-    refit = commands.add_parser("refit", help="set up heads anew in a checkpoint that was trained with others")
+    refit = commands.add_parser("refit", help="let heads of a trained checkpoint look as freshly set up ones do")
     refit.add_argument("--trained", type=Path, required=True, help="the folder of the checkpoint")
-    refit.add_argument("--fresh", type=Path, required=True, help="the folder that `grow` wrote")
+    refit.add_argument("--looking", type=Path, required=True, help="the folder that `grow` wrote")
+    refit.add_argument("--copying", type=float, default=1.0, help="how many times as much the heads of demos write")
     chosen = parser.parse_args(arguments)
     tokenizer = chosen.out / "tokenizer.json"
     if chosen.command == "tokenizer":
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif chosen.command == "refit":
         from recipes.nano.restore import refit_model
 
-        refit_model(chosen.trained, chosen.fresh, chosen.out)
+        refit_model(chosen.trained, chosen.looking, chosen.copying, chosen.out)
     elif chosen.command == "evaluate":
         from recipes.nano.evaluate import report
 

@@ -162,7 +162,7 @@ def set_up_rest(net: Net, codes: Codes, first: float) -> None:
     head = Head(net, 2, OPTIONS, SIZES[3])
     head.score(FIRST_GATE, 40, {CONSTANT: 1}, {CONSTANT: -2, at.AFTER_SEPARATOR: 1.25, at.LISTING: 1, FIRST: 2})
     head.score(SECOND_GATE, 20, {**AFRESH, CONSTANT: 2.7}, {FIRST: 1})
-    head.copy(codes.main, 4.0)
+    head.copy(codes.main, 6.0)
     _repeat(net, codes, level)
     head = Head(net, DEMOS, LIKE, SIZES[3])
     compared = at.slot(at.VALUES, len(STEADY))

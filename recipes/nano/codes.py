@@ -17,14 +17,13 @@ from recipes.nano.net import Net
 
 WAVES = 22
 """How many features of a number are waves over its logarithm."""
-RIDGE = 0.03
 USUAL = 1300
 """Tenths up to 99.9 and integers up to 299: the numbers whose spread the directions of numbers follow."""
 
 
 class Codes(NamedTuple):
     """``token``, (vocabulary, CODE), are the codes; ``mix``, (SLOT, CODE), gives what of them is compared; ``main``,
-    (CODE, width), what they add to the stream, such that the token's own logit gains about 1.
+    (CODE, width), what they add to the output.
     """
 
     token: Tensor
@@ -50,22 +49,7 @@ def codes(net: Net, seed: int = 0) -> Codes:
     compared = token[:words] @ mix.T
     token[:words] += (_even(compared) - compared) @ inverse
     token[words:] = _numbers(net) @ inverse
-    return Codes(token, mix, _output(net, token))
-
-
-def _output(net: Net, token: Tensor) -> Tensor:
-    """What tells words apart at the output as well as a linear map of their codes can: (CODE, width).
-
-    The main directions themselves would not do: most words have about the same ones.
-    """
-    words, width = net.shape.words, net.shape.width - EXTRA
-    reads = (net.embedding() * net.norm)[:words, :width]
-    reads = reads - reads.mean(0)
-    square = reads.T @ reads
-    ridge = RIDGE * square.trace() / width * torch.eye(width)
-    wanted = torch.linalg.solve(square + ridge, reads.T).T
-    found = torch.linalg.lstsq(token[:words], wanted).solution
-    return found / ((token[:words] @ found) * reads).sum(1).abs().mean()
+    return Codes(token, mix, main)
 
 
 def _even(compared: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from recipes.nano.circuits import COPYING, LOOKING, SQUARES, mark, mark_sizes, set_up_first, set_up_rest
+from recipes.nano.circuits import COPYING, DEMOS, LOOKING, SQUARES, mark, mark_sizes, set_up_first, set_up_rest
 from recipes.nano.codes import codes
 from recipes.nano.layout import EXTRA
 from recipes.nano.net import Block, Net, Shape
@@ -52,16 +52,19 @@ def grown(old: Net, values: list[float], tokenizer: Tokenizer, batches: Sequence
 
 
 @torch.no_grad()
-def refitted(net: Net, other: Net) -> None:
-    """Give ``net`` the heads and marks that were set up by hand in ``other``."""
-    theirs, shape = dict(other.named_parameters()), net.shape
-    own = torch.arange(shape.width) >= shape.width - shape.owned
-    masks = {**held(shape), "words": own, "number_map": own, "number_rest": own}
-    for index in range(shape.layers):
-        heads = _of(shape, (*LOOKING.get(index, ()), *COPYING.get(index, ())))
-        masks[f"blocks.{index}.qkv"] = torch.cat([heads] * 3)[:, None]
-        masks[f"blocks.{index}.out"] = own[:, None] | heads[None]
-    for name, mask in masks.items():
+def louder(net: Net, times: float) -> None:
+    """Let the heads that find answers of demos add ``times`` as much to the output as training had them add."""
+    block, head = net.blocks[DEMOS], net.shape.head
+    assert isinstance(block, Block)
+    for index in COPYING[DEMOS]:
+        block.out[:, index * head : (index + 1) * head] *= times
+
+
+@torch.no_grad()
+def look_as(net: Net, other: Net) -> None:
+    """Let the heads that were set up by hand look for what those of ``other`` do, by the same marks."""
+    theirs, own = dict(other.named_parameters()), torch.arange(net.shape.width) >= net.shape.width - net.shape.owned
+    for name, mask in {**held(net.shape), "words": own, "number_map": own, "number_rest": own}.items():
         weight = net.get_parameter(name)
         weight.copy_(torch.where(mask, theirs[name], weight))
 
@@ -76,9 +79,15 @@ def freeze(net: Net) -> None:
 def held(shape: Shape) -> dict[str, Tensor]:
     """What training leaves as it is above layer 0: a mask for each such parameter, which broadcasts to its shape."""
     own = torch.arange(shape.width) >= shape.width - shape.owned
+
+    def of(heads: tuple[int, ...]) -> Tensor:
+        mask = torch.zeros(shape.heads, shape.head, dtype=torch.bool)
+        mask[list(heads)] = True
+        return mask.flatten()
+
     found: dict[str, Tensor] = {}
     for index in range(1, shape.layers):
-        looking, copying = (_of(shape, which.get(index, ())) for which in (LOOKING, COPYING))
+        looking, copying = of(LOOKING.get(index, ())), of(COPYING.get(index, ()))
         found[f"blocks.{index}.qkv"] = torch.cat([looking | copying, looking | copying, looking])[:, None]
         found[f"blocks.{index}.out"] = own[:, None] | looking[None]
         squares = (torch.arange(shape.inner) >= shape.inner - SQUARES) & (index == 1)
@@ -88,10 +97,3 @@ def held(shape: Shape) -> dict[str, Tensor]:
         if index == 1:
             found[f"blocks.{index}.norm_mlp"] = own
     return found
-
-
-def _of(shape: Shape, heads: tuple[int, ...]) -> Tensor:
-    """Which rows of a layer's queries, keys or values belong to these heads."""
-    mask = torch.zeros(shape.heads, shape.head, dtype=torch.bool)
-    mask[list(heads)] = True
-    return mask.flatten()

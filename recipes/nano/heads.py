@@ -106,5 +106,6 @@ class Head:
 
     def copy(self, main: Tensor, size: float) -> None:
         """Add the token that is found to the output; ``main``, (CODE, width), turns codes into directions there."""
-        self.value[:CODE, self.start + IDENTITY :] = torch.eye(CODE) / (SIZE * self.gain)
-        self.out[: main.shape[1], :CODE] = main.T * size
+        share = math.sqrt(size)
+        self.value[:CODE, self.start + IDENTITY :] = torch.eye(CODE) * share / (SIZE * self.gain)
+        self.out[: main.shape[1], :CODE] = main.T * share

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from recipes.nano import checkpoint, tokens
 from recipes.nano.batches import make
 from recipes.nano.checkpoint import Progress
-from recipes.nano.grow import grown, refitted
+from recipes.nano.grow import grown, look_as, louder
 from recipes.nano.mixture import AFTERWARDS
 from recipes.nano.net import Block, Net, Shape
 from recipes.nano.optimize import Optimizer
@@ -62,17 +62,20 @@ def restored(model: Path) -> Net:
     return net
 
 
-def refit_model(trained: Path, fresh: Path, folder: Path) -> None:
-    """Write a checkpoint of the one in ``trained`` with the heads and marks of the one in ``fresh``.
+def refit_model(trained: Path, looking: Path, copying: float, folder: Path) -> None:
+    """Write a checkpoint of the one in ``trained`` whose heads look as those in ``looking`` do and write more.
 
-    For a change of what is set up by hand that shall not cost the training that went before.
+    For a change of what heads look for that shall not cost the training that went before.
     """
     net, _, _ = checkpoint.load(trained)
-    refitted(net, checkpoint.load(fresh)[0])
+    other, _, _ = checkpoint.load(looking)
+    look_as(net, other)
+    louder(net, copying)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_bytes((trained / "tokenizer.json").read_bytes())
-    values = tokens.number_values(tokens.load(folder / "tokenizer.json"))[1]
-    checkpoint.save(folder, net, Optimizer(net), Progress(), values)
+    checkpoint.save(
+        folder, net, Optimizer(net), Progress(), tokens.number_values(tokens.load(folder / "tokenizer.json"))[1]
+    )
 
 
 def grow_model(model: Path, folder: Path, tokenizer_path: Path) -> None:
