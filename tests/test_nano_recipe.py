@@ -205,8 +205,7 @@ def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: P
     llama = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = torch.randint(0, net.shape.vocabulary, (3, 150))
     with torch.no_grad():
-        assert llama.dtype == torch.float32
-        assert torch.allclose(llama(ids).logits.flatten(0, 1), net(ids), atol=5e-3)  # stored in half precision
+        assert torch.allclose(llama(ids).logits.flatten(0, 1), net(ids), atol=2e-4)
 
 
 def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``python -m recipes.nano``: tokenizer, train, grow, refit, evaluate, export."""
+"""``python -m recipes.nano``: tokenizer, train, evaluate, export."""
 
 from __future__ import annotations
 
@@ -20,19 +20,12 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--compile", action="store_true", help="fuse operations: faster, where there is a C++ compiler")
-    train.add_argument("--peak", type=float, default=1.0, help="highest learning rate, as a share of the full one")
     train.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     evaluate = commands.add_parser("evaluate", help="print the table of results with 95%% intervals")
     evaluate.add_argument("--model", type=Path, default=Path("harness/models/nano"))
     evaluate.add_argument("--episodes", type=int, default=200)
-    grow = commands.add_parser("grow", help="set up heads by hand in an exported model, to train it further")
-    grow.add_argument("--model", type=Path, required=True)
     export = commands.add_parser("export", help="write the model folder from the last checkpoint")
     export.add_argument("--model", type=Path, default=Path("harness/models/nano"))
-    refit = commands.add_parser("refit", help="let heads of a trained checkpoint look as freshly set up ones do")
-    refit.add_argument("--trained", type=Path, required=True, help="the folder of the checkpoint")
-    refit.add_argument("--looking", type=Path, required=True, help="the folder that `grow` wrote")
-    refit.add_argument("--copying", type=float, default=1.0, help="how many times as much the heads of demos write")
     chosen = parser.parse_args(arguments)
     tokenizer = chosen.out / "tokenizer.json"
     if chosen.command == "tokenizer":
@@ -57,17 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.threads,
             chosen.every,
             chosen.compile,
-            chosen.peak,
         )
         run(chosen.out, tokenizer, settings, lambda line: print(line, flush=True))
-    elif chosen.command == "grow":
-        from recipes.nano.restore import grow_model
-
-        grow_model(chosen.model, chosen.out, tokenizer)
-    elif chosen.command == "refit":
-        from recipes.nano.restore import refit_model
-
-        refit_model(chosen.trained, chosen.looking, chosen.copying, chosen.out)
     elif chosen.command == "evaluate":
         from recipes.nano.evaluate import report
 

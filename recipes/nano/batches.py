@@ -5,7 +5,6 @@ A batch is a pure function of (seed, step, stage), so a run that resumes sees th
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from recipes.nano.episode import CONTEXT, FINAL, FORM, VALUE, Episode, pieces
-from recipes.nano.mixture import AFTERWARDS, STAGES, draw
+from recipes.nano.mixture import STAGES, draw
 
 KIND_NAMES = (
     *(f"numeric{count}" for count in range(1, 7)),
@@ -47,17 +46,6 @@ def encode(tokenizer: Tokenizer, episode: Episode) -> tuple[list[int], list[int]
     return ids, parts, starts
 
 
-def even(rng: Random, episode: Episode) -> list[Episode]:
-    """The episode once for each answer that is as good as any other: all options, where no demo tells them apart."""
-    (*_, (name, hint)), (turn, *demos) = episode.reply, episode.turns
-    if demos or not episode.kind.startswith(("numeric", "categorical")):
-        return [episode]
-    options = hint.removeprefix("one of ").split(", ")
-    made = [replace(episode, turns=(replace(turn, outputs=(*turn.outputs[:-1], (name, one))),)) for one in options]
-    rng.shuffle(made)
-    return made
-
-
 def make(tokenizer: Tokenizer, seed: int, step: int, stage: int, budget: int) -> Batch:
     """The batch of one step."""
     rng = Random(f"{seed}/{step}/{stage}")
@@ -70,12 +58,8 @@ def make(tokenizer: Tokenizer, seed: int, step: int, stage: int, budget: int) ->
     weight_of = np.array([0.0, 0.25, 0.5, 1.0], dtype=np.float32)
     assert (CONTEXT, FORM, VALUE, FINAL) == (0, 1, 2, 3)
     noise = np.random.default_rng(rng.getrandbits(32))
-    waiting: list[Episode] = []
     for row in range(rows):
-        if not waiting:
-            drawn = draw(rng, plan, length)
-            waiting = even(rng, drawn) if stage == AFTERWARDS else [drawn]
-        episode = waiting.pop()
+        episode = draw(rng, plan, length)
         row_ids, parts, starts = encode(tokenizer, episode)
         size = min(len(row_ids), length + 1)
         ids[row, :size] = row_ids[:size]

@@ -102,15 +102,11 @@ def _write(path: Path, content: dict[str, object]) -> None:
 
 
 def write_model(net: Net, tokenizer_path: Path, model: Path) -> None:
-    """Write configuration, weights and tokenizer; the model card is left as it is.
-
-    Weights are stored in half precision, which halves the package, and computed with in single precision: the
-    configuration tells whatever loads them.
-    """
+    """Write configuration, weights and tokenizer; the model card is left as it is."""
     model.mkdir(parents=True, exist_ok=True)
     tokenizer = tokens.load(tokenizer_path)
     _write(model / "config.json", llama_config(net, tokenizer))
-    weights = {name: weight.to("cpu", torch.float16) for name, weight in llama_weights(net).items()}
+    weights = {name: weight.to("cpu", torch.float32) for name, weight in llama_weights(net).items()}
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     (model / "model.safetensors").chmod(0o644)
     (model / "tokenizer.json").write_text(tokenizer_path.read_text(encoding="utf-8"), encoding="utf-8")

@@ -43,11 +43,7 @@ STAGES = (
           _weights(0.36, 0.12, 0.12, 0.04, 0.09, 0.10, 0.17), easy=0.1, hard=0.3),
     Stage(1.0, (1, 2, 3, 4, 4, 4, 5, 6), ((SHORT, 0.24), (256, 0.3), (512, 0.46)),
           _weights(0.31, 0.12, 0.10, 0.03, 0.11, 0.13, 0.20), easy=0.05, hard=0.35),
-    Stage(1.0, (1, 2, 3, 4, 4, 4, 5, 6), ((SHORT, 0.24), (256, 0.3), (512, 0.46)),
-          _weights(0.25, 0.20, 0.08, 0.03, 0.10, 0.13, 0.21), easy=0.05, hard=0.35),
 )  # fmt: skip
-AFTERWARDS = len(STAGES) - 1
-"""The stage with which a network goes on once heads were set up in it by hand."""
 TOKENS_A_TURN = {
     "categorical": 18,
     "copying": 20,

@@ -31,8 +31,6 @@ class Shape:
     theta: float = 1e6
     positions: int = 2048
     epsilon: float = 1e-6
-    owned: int = 0
-    """The last dimensions of the width, which belong to heads that were set up by hand."""
 
     @property
     def vocabulary(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from recipes.nano.grow import held
 from recipes.nano.net import Net
 from recipes.nano.precision import native
 from recipes.nano.wiring import WIRED
@@ -45,7 +44,7 @@ class Optimizer:
     Matrices that write to the residual stream move slowly, in proportion to the small embeddings they add to; otherwise
     the stream outgrows the embeddings within a few hundred steps and what tells words apart drowns. The places that
     layer 0 looks at are wired and stay as they are: left free, all heads but one forget them, and with them
-    all measured features but the nearest. So do the heads that were set up by hand in a trained network.
+    all measured features but the nearest.
     """
 
     net: Net
@@ -54,7 +53,6 @@ class Optimizer:
     decay: float = 0.01
     state: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
-    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def _parts(self, name: str) -> int:
         return 3 if name.endswith("qkv") else 2 if name.endswith("gate_up") else 1
@@ -64,8 +62,6 @@ class Optimizer:
 
     def _held(self, name: str) -> slice | tuple[slice, slice] | Tensor | None:
         """The part of a parameter that never changes: where layer 0 looks, and the marks it looks for."""
-        if name in self.masks:
-            return self.masks[name]
         if name == "blocks.0.qkv":
             one, every = WIRED * self.net.shape.head, self.net.shape.heads * self.net.shape.head
             return torch.cat([torch.arange(one), torch.arange(every, every + one)]).to(self.net.words.device)
@@ -87,12 +83,8 @@ class Optimizer:
         """Apply the gradients with the learning rates of the matrices and of all else, and clear them."""
         self.steps += 1
         found = {name: weight for name, weight in self.net.named_parameters() if weight.grad is not None}
-        if self.net.shape.owned and not self.masks:
-            self.masks = {n: mask.to(found[n].device).expand_as(found[n]) for n, mask in held(self.net.shape).items()}
-        for name, mask in self.masks.items():
-            self._grad(found[name])[mask] = 0.0
-        fixed = {name: part for name in found if (part := self._held(name)) is not None}
-        kept = {name: found[name][part].clone() for name, part in fixed.items()}
+        held = {name: part for name in found if (part := self._held(name)) is not None}
+        kept = {name: found[name][part].clone() for name, part in held.items()}
         matrices = {name: weight for name, weight in found.items() if name.startswith("blocks") and weight.ndim == 2}
         chunks: list[Tensor] = []
         for name, weight in matrices.items():
@@ -114,7 +106,7 @@ class Optimizer:
                 square.lerp_(grad.square(), 0.05)
                 rate = other_rate * (self.rest_share if name == "number_rest" else 1.0)
                 weight.addcdiv_(mean, square.sqrt().add_(1e-8), value=-rate * correction)
-        for name, part in fixed.items():
+        for name, part in held.items():
             found[name][part] = kept[name]
         for weight in found.values():
             weight.grad = None

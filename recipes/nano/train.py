@@ -17,8 +17,7 @@ from recipes.nano import checkpoint, tokens
 from recipes.nano.attention import cross_entropy
 from recipes.nano.batches import KIND_NAMES, Batch, make
 from recipes.nano.checkpoint import Progress
-from recipes.nano.grow import freeze
-from recipes.nano.mixture import AFTERWARDS, STAGES
+from recipes.nano.mixture import STAGES
 from recipes.nano.net import Net, Shape
 from recipes.nano.optimize import Optimizer
 from recipes.nano.precision import native
@@ -39,7 +38,6 @@ class Settings:
     threads: int = 1
     every: int = 200
     compiled: bool = False
-    peak: float = 1.0
     width: int = 192
     layers: int = 5
     matrix_rate: float = 0.008
@@ -49,7 +47,7 @@ class Settings:
 def rate(step: int, settings: Settings) -> float:
     """The learning rates' common factor: a warm-up, a plateau, a straight line down to a fiftieth."""
     done = step / settings.steps
-    return settings.peak * min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.02, (1 - done) / settings.decay))
+    return min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.02, (1 - done) / settings.decay))
 
 
 def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Progress]:
@@ -80,10 +78,8 @@ def loss_and_hits(net: Net, batch: Batch, settings: Settings) -> tuple[Tensor, d
     return loss, {KIND_NAMES[k]: right[kinds == k].mean().item() for k in set(kinds.tolist())}
 
 
-def stage_of(step: int, settings: Settings, net: Net) -> int:
+def stage_of(step: int, settings: Settings) -> int:
     """The stage of the curriculum that a step belongs to."""
-    if net.shape.owned:
-        return AFTERWARDS
     return next(index for index, stage in enumerate(STAGES) if step < stage.until * settings.steps)
 
 
@@ -95,15 +91,13 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         say(f"resumed at step {progress.step}")
     else:
         net, optimizer, progress = fresh(tokenizer_path, settings)
-    if net.shape.owned:
-        freeze(net)
     if settings.compiled:
         net.fuse()
     tokenizer = tokens.load(tokenizer_path)
     values = tokens.number_values(tokenizer)[1]
     began, before, first = time.monotonic(), progress.seconds, progress.tokens
     while progress.step < settings.steps:
-        stage = stage_of(progress.step, settings, net)
+        stage = stage_of(progress.step, settings)
         if not progress.stages or progress.stages[-1][1] != stage:
             progress.stages.append((progress.step, stage))
             say(f"stage {stage} from step {progress.step}")
