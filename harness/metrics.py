@@ -22,7 +22,16 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, *gold: str) -> bool:
-    """Whether the prediction equals one of the gold answers after `normalize_answer`."""
+    """Whether the prediction equals one of the gold answers after `normalize_answer`.
+
+    Raises `TypeError` where one of them is no text: what a number or a list is written as is for the suite to say.
+    """
+    for given in (prediction, *gold):
+        if not isinstance(given, str):
+            raise TypeError(
+                f"exact_match compares texts, but {given!r} is {type(given).__name__}: write it with str(), or compare "
+                "numbers with same_number."
+            )
     return normalize_answer(prediction) in {normalize_answer(answer) for answer in gold}
 
 

@@ -84,19 +84,20 @@ def find_file(name: str) -> Path | None:
     )
 
 
-def rows(hub: HubData) -> Iterable[Mapping[str, Any]]:
+def rows(hub: HubData, fields: Sequence[str] = ()) -> Iterable[Mapping[str, Any]]:
     """The rows of the file in the data folder where one is set, else those of the hub's data set.
 
-    Raises `DataMissingError` saying how to get them.
+    Raises `DataMissingError` saying how to get them, and what `read_rows` raises.
     """
     path = find_file(hub.file)
-    return hub.load() if path is None else read_rows(path)
+    return hub.load() if path is None else read_rows(path, fields)
 
 
-def read_rows(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
+def read_rows(path: str | os.PathLike[str], fields: Sequence[str] = ()) -> Sequence[dict[str, Any]]:
     """The rows of a ``.jsonl`` or ``.jsonl.gz`` file (UTF-8, an object a line; blank lines do not count).
 
-    Raises `DataError` naming the line that is none, `DataMissingError` where there is no file.
+    Raises `DataError` naming the line that is none or lacks one of ``fields``, `DataMissingError` where there is no
+    file.
     """
     path = Path(path)
     opened = gzip.open if path.suffix == ".gz" else open
@@ -110,6 +111,11 @@ def read_rows(path: str | os.PathLike[str]) -> Sequence[dict[str, Any]]:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise DataError(f"{path}, line {number}: {type(row).__name__} is no row; write objects only.")
+                if lacking := [field for field in fields if field not in row]:
+                    raise DataError(
+                        f"{path}, line {number}: there is no field {lacking[0]!r}, only {', '.join(row) or 'nothing'}; "
+                        f"every row needs {', '.join(fields)}."
+                    )
                 found.append(row)
     except FileNotFoundError as error:
         raise DataMissingError(f"there is no file {path}; put it there or name another folder.") from error

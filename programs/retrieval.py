@@ -88,7 +88,13 @@ class BM25:
         made = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
         try:
             index = bm25s.BM25(k1=0.9, b=0.4)  # what Anserini, BEIR and most published baselines use
-            index.index(bm25s.tokenize(passages, stopwords="en", show_progress=False), show_progress=False)
+            tokens = bm25s.tokenize(passages, stopwords="en", show_progress=False)
+            if not any(map(len, tokens.ids)):
+                raise DataError(
+                    "no document of the corpus has a word to search for, other than ones as common as 'the'; give "
+                    "documents with text."
+                )
+            index.index(tokens, show_progress=False)
             index.save(made, show_progress=False)
             encoded = [passage.encode() for passage in passages]
             (made / "passages.txt").write_bytes(b"".join(encoded))

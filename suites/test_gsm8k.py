@@ -11,6 +11,7 @@ from harness.sources import HubData, rows
 from programs.gsm8k import answer_problem
 
 TRAIN, VALIDATION = 1000, 500
+FIELDS = ("question", "answer")
 REPOSITORY, REVISION = "openai/gsm8k", "e53f048856ff4f594e959d75785d2c2d37b678ee"
 
 
@@ -27,7 +28,7 @@ def gsm8k_splits() -> dict[str, list[dict[str, Any]]]:
 
 
 def _rows(split: str) -> list[dict[str, Any]]:
-    found = rows(HubData(REPOSITORY, "main", split, REVISION, file=f"gsm8k_{split}"))
+    found = rows(HubData(REPOSITORY, "main", split, REVISION, file=f"gsm8k_{split}"), FIELDS)
     return [{"question": row["question"], "gold": row["answer"].rpartition("#### ")[2]} for row in found]
 
 

@@ -14,6 +14,7 @@ from programs.hotpotqa import CORPUS, answer_multihop
 TRAIN, VALIDATION, TEST = 1000, 500, 1500
 REPOSITORY, REVISION = "hotpotqa/hotpot_qa", "1908d6afbbead072334abe2965f91bd2709910ab"
 FILE = "hotpotqa_distractor"
+FIELDS = ("id", "question", "answer")
 
 
 def hotpotqa_splits() -> dict[str, list[dict[str, Any]]]:
@@ -42,13 +43,13 @@ def _questions() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if path is None:
         hub = [HubData(REPOSITORY, "distractor", split, REVISION, file=FILE) for split in ("train", "validation")]
         return _rows(hub[0].load()), _rows(hub[1].load())
-    found = read_rows(path)
+    found = read_rows(path, ("split", *FIELDS))
     train, dev = ([row for row in found if row["split"] == split] for split in ("train", "dev"))
     return _rows(train), _rows(dev)
 
 
 def _rows(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: row[key] for key in ("id", "question", "answer")} for row in found]
+    return [{key: row[key] for key in FIELDS} for row in found]
 
 
 # Soylu et al. 2024, Table 1; there the retriever was ColBERTv2.

@@ -177,9 +177,15 @@ def damaged(data: bytes) -> bytes:
         ("rows.jsonl", b'{"a": "\xe9"}\n', r"rows\.jsonl is not in UTF-8 .*; save it in UTF-8"),
         ("rows.jsonl.gz", damaged(b'{"a": 1}\n' * 1_000), r"rows\.jsonl\.gz, after line \d+: .*damaged; get it again"),
         ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1_000)[:-20], r"rows\.jsonl\.gz, after .*damaged; get it"),
+        (
+            "rows.jsonl",
+            b'{"a": 1}\n{"b": 1}\n',
+            r"rows\.jsonl, line 2: there is no field 'a', only b; every row needs a",
+        ),
+        ("rows.jsonl", b"{}", r"rows\.jsonl, line 1: there is no field 'a', only nothing"),
         ("folder", None, r"folder cannot be read: Is a directory\. Name a file"),
     ],
-    ids=["no JSON", "deep", "long", "Latin-1", "damaged", "cut off", "folder"],
+    ids=["no JSON", "deep", "long", "Latin-1", "damaged", "cut off", "no field", "no fields", "folder"],
 )
 def test_a_file_that_cannot_be_read_says_where_and_why(
     tmp_path: Path, name: str, content: bytes | None, message: str
@@ -187,7 +193,7 @@ def test_a_file_that_cannot_be_read_says_where_and_why(
     path = tmp_path / name
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_rows(str(path))
+        read_rows(str(path), ("a",))
 
 
 def test_an_empty_variable_names_no_data_folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,9 @@ def test_exact_match_takes_any_gold_answer() -> None:
     assert exact_match("Yes", "no", "yes")
     assert not exact_match("the river Seine", "Seine")
     assert not exact_match("", "Seine")
+    for compared in (("42", 42), ("42", "41", ["42"]), (42, "42")):
+        with pytest.raises(TypeError, match=r"exact_match compares texts, but .*str\(\), or compare numbers with"):
+            exact_match(*compared)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

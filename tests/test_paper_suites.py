@@ -121,9 +121,14 @@ def test_a_folder_without_the_file_or_with_a_damaged_one(folder: Path) -> None:
     (folder / "gsm8k_train.jsonl.gz").write_bytes(whole[:-200])
     with pytest.raises(DataError, match="damaged"):
         load_splits(gsm8k.gsm8k_splits, "gsm8k")
-    (folder / "gsm8k_train.jsonl").write_text('{"question": 1}\n[1]\n')
-    with pytest.raises(DataError, match="line 2: list is no row"):
-        load_splits(gsm8k.gsm8k_splits, "gsm8k")
+    row = '{"question": "1", "answer": "#### 1"}\n'
+    for line, message in (
+        ("[1]", "line 2: list is no row"),
+        ('{"question": "1"}', "line 2: there is no field 'answer', only question; every row needs question, answer"),
+    ):
+        (folder / "gsm8k_train.jsonl").write_text(row + line)
+        with pytest.raises(DataError, match=message):
+            load_splits(gsm8k.gsm8k_splits, "gsm8k")
 
 
 SHOWS_FOLDER = """

@@ -61,6 +61,8 @@ def test_a_build_that_died_leaves_no_index_behind(corpus: Path, tmp_path: Path) 
         BM25.build(broken, folder)
     with pytest.raises(DataError, match="no documents"):
         BM25.build([], folder)
+    with pytest.raises(DataError, match="has a word to search for"):
+        BM25.build([{"title": "The", "text": "of a"}, {"title": "", "text": "."}], folder)
     assert not folder.exists()
     with pytest.raises(DataError, match="cannot be read"):
         BM25.open(tmp_path / "none.jsonl", tmp_path / "cache")
