@@ -15,15 +15,16 @@ torch = pytest.importorskip("torch")
 
 from recipes.nano import checkpoint, passages, precision, tokens, train, words  # noqa: E402
 from recipes.nano.arithmetic import HELD_OUT, drills, problem, word_problems  # noqa: E402
-from recipes.nano.batches import encode, make  # noqa: E402
+from recipes.nano.batches import encode, make, other_options  # noqa: E402
 from recipes.nano.episode import Episode, messages, pieces, system_text  # noqa: E402
 from recipes.nano.evaluate import nearest, share  # noqa: E402
-from recipes.nano.export import write_model  # noqa: E402
+from recipes.nano.export import llama_weights, write_model  # noqa: E402
 from recipes.nano.mixture import STAGES, draw  # noqa: E402
 from recipes.nano.net import Net, Shape  # noqa: E402
 from recipes.nano.numeric import table  # noqa: E402
 from recipes.nano.symbolic import categorical, copying, typed  # noqa: E402
-from recipes.nano.train import Settings, run  # noqa: E402
+from recipes.nano.train import Settings, fresh, run  # noqa: E402
+from recipes.nano.wiring import held, later  # noqa: E402
 
 FORBIDDEN = re.compile(
     r"iris|petal|sepal|setosa|versicolor|virginica|wine|cultivar|alcohol|malic|flavan|proline|malignant|benign|"
@@ -133,7 +134,7 @@ def test_held_out_names_and_sentences_never_train() -> None:
     assert not kept & (set(words.COMMON) | set(words.QUANTITIES) | set(words.PARTS))
     assert not set(words.HELD_OUT_FIRST_NAMES) & set(words.FIRST_NAMES)
     rng = Random(3)
-    starts = tuple(words.HELD_OUT_ONSETS)
+    starts = tuple(words.HELD_OUT_BEGINNINGS)
     assert not [word for word in (words.invented(rng) for _ in range(5000)) if word.startswith(starts)]
     held = [re.escape(sentence) for sentences in HELD_OUT.values() for sentence in sentences]
     pattern = re.compile("|".join(re.sub(r"\\{\w\\}", r"\\S+", sentence) for sentence in held))
@@ -141,7 +142,7 @@ def test_held_out_names_and_sentences_never_train() -> None:
     for _ in range(500):
         assert not pattern.search(problem(rng, rng.randint(1, 3)).text)
         assert pattern.search(problem(rng, 2, held_out=True).text)
-        link, kept_link = passages.chain(rng, False), passages.chain(rng, True)
+        link, kept_link = passages.chain(rng, False, False), passages.chain(rng, True, True)
         assert (name.get(link.first), name.get(link.second)) not in passages.HELD_OUT_PAIRS
         assert (name.get(kept_link.first), name.get(kept_link.second)) in passages.HELD_OUT_PAIRS
 
@@ -191,18 +192,22 @@ def test_batches_repeat(tokenizer_path: Path) -> None:
     assert one.ids.shape != other.ids.shape or (one.ids != other.ids).any()
 
 
-def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("heads", [2, 3])
+def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: Path, heads: int) -> None:
     from transformers import AutoModelForCausalLM
 
     tokenizer = tokens.load(tokenizer_path)
     first, values = tokens.number_values(tokenizer)
     torch.manual_seed(1)
-    net = Net(Shape(first, len(values), width=64, layers=2, heads=2, inner=96), values)
+    net = Net(Shape(first, len(values), width=64, layers=3, heads=heads, upper_heads=1, inner=96), values)
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(torch.randn_like(weight) * 0.02)
     write_model(net, tokenizer_path, tmp_path)
     llama = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    exact = llama_weights(net)
+    assert all(torch.equal(llama.state_dict()[name], weight.bfloat16().float()) for name, weight in exact.items())
+    llama.load_state_dict(exact, strict=False)
     ids = torch.randint(0, net.shape.vocabulary, (3, 150))
     with torch.no_grad():
         assert torch.allclose(llama(ids).logits.flatten(0, 1), net(ids), atol=2e-4)
@@ -210,7 +215,7 @@ def test_the_trained_net_is_the_exported_llama(tokenizer_path: Path, tmp_path: P
 
 def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_path: Path) -> None:
     def settings_for(every: int) -> Settings:
-        return Settings(steps=20, budget=768, layers=2, every=every, matrix_rate=0.04, other_rate=0.01)
+        return Settings(steps=20, budget=768, layers=3, hold=0.5, every=every, matrix_rate=0.04, other_rate=0.01)
 
     def quiet(_: str) -> None:
         return None
@@ -231,17 +236,84 @@ def test_training_lowers_the_loss_and_resumes_equal(tokenizer_path: Path, tmp_pa
         patch.setattr(checkpoint, "save", save_and_stop)
         with pytest.raises(Stopped):
             run(tmp_path / "twice", tokenizer_path, settings_for(10), quiet)
+    before, half = fresh(tokenizer_path, settings_for(20))[0], checkpoint.load(tmp_path / "twice")[0]
     resumed = run(tmp_path / "twice", tokenizer_path, settings_for(10), quiet)
     assert resumed.losses == at_once.losses
     once, twice = (checkpoint.load(tmp_path / name)[0].state_dict() for name in ("once", "twice"))
     assert all(torch.equal(once[name], twice[name]) for name in once)
+    for name, mask in held(before.shape).items():
+        first, middle = (dict(net.named_parameters())[name] for net in (before, half))
+        mask = mask.expand_as(first)
+        assert torch.equal(middle[mask], first[mask]), name
+        assert not torch.equal(middle[~mask], first[~mask]), name
+        assert torch.equal(once[name][mask], first[mask]) == (not later(name)), name
+
+
+def test_wired_heads_find_the_demo_with_the_same_word(tokenizer_path: Path) -> None:
+    """Before any training, the probability of the class that a word meant in the demos rises where it is asked for."""
+    net = fresh(tokenizer_path, Settings(steps=1))[0]
+    tokenizer, rng, better = tokens.load(tokenizer_path), Random(13), []
+    while len(better) < 100:
+        episode = categorical(rng, 9, easy=True)
+        values = [str(turn.inputs[0][1]) for turn in episode.turns]
+        labels = [str(turn.outputs[0][1]) for turn in episode.turns]
+        meant = dict(zip(values[:-1], labels[:-1], strict=True)).get(values[-1])
+        others = set(labels) - {meant}
+        if len(episode.turns[0].inputs) > 1 or meant is None or not others:
+            continue
+        ids, _, starts = encode(tokenizer, episode)
+        with torch.no_grad():
+            logits = net(torch.tensor([ids[: starts[-1]]]))[-1]
+        first = {label: logits[tokenizer.encode(label).ids[0]] for label in {meant, *others}}
+        better.append(all(first[meant] > first[other] for other in others))
+    assert sum(better) / len(better) > 0.5
+
+
+def test_an_answer_that_nothing_tells_is_taught_as_every_option(tokenizer_path: Path) -> None:
+    tokenizer, rng = tokens.load(tokenizer_path), Random(15)
+    for _ in range(100):
+        episode = draw(rng, STAGES[2], 128)
+        found = other_options(tokenizer, episode)
+        if episode.kind.startswith(("numeric", "categorical")):
+            options = episode.reply[-1][1].removeprefix("one of ").split(", ")
+            options.remove(str(episode.turns[0].outputs[-1][1]))
+            assert found == [tokenizer.encode(option).ids[0] for option in options]
+        else:
+            assert not found
+    assert not other_options(tokenizer, table(rng, 4, features=1).episode)
+
+
+def test_options_that_are_as_good_share_the_weight_of_the_answer(tokenizer_path: Path) -> None:
+    tokenizer = tokens.load(tokenizer_path)
+    batch = next(
+        made
+        for step in range(50)
+        if len((made := make(tokenizer, 0, step, 2, 4096)).others) and made.ids.shape[1] < 130
+    )
+    settings = Settings(steps=1, layers=3)
+    net = train.fresh(tokenizer_path, settings)[0]
+    with torch.no_grad():
+        logs = torch.log_softmax(net(torch.from_numpy(batch.ids)[:, :-1].contiguous()).float(), -1)
+    logs = logs.view(len(batch.ids), -1, logs.shape[-1])
+    lost = total = 0.0
+    for row, ids in enumerate(batch.ids):
+        for column, weight in enumerate(batch.weights[row]):
+            if weight:
+                lost -= weight * logs[row, column - 1, ids[column]].item()
+                total += weight
+    for row, column, token in batch.others:
+        lost -= batch.weights[row, column] * logs[row, column - 1, token].item()
+        total += batch.weights[row, column]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "native", lambda _: torch.float32)
+        assert train.loss_and_hits(net, batch, settings)[0].item() == pytest.approx(lost / total, rel=1e-4)
 
 
 def test_products_are_in_bfloat16_only_where_there_are_instructions_for_it(
     tokenizer_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert precision.native(torch.device("cuda")) == torch.bfloat16
-    settings = Settings(steps=1, layers=2)
+    settings = Settings(steps=1, layers=3)
     net, _, _ = train.fresh(tokenizer_path, settings)
     batch = make(tokens.load(tokenizer_path), 0, 0, 0, 256)
     losses = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import dist, exp, sqrt
 from pathlib import Path
 from random import Random
@@ -171,24 +172,15 @@ def rows(model: Model, episodes: int) -> Iterable[Row]:
     asked: list[tuple[str, int, float | None, Callable[[Random, int], Episode]]] = [
         ("categorical", 12, 0.85, lambda rng, turns: _known(lambda: categorical(rng, turns, held_out=True))),
         ("copying, picking, listing", 4, None, lambda rng, turns: copying(rng, turns, held_out=True)),
-        (
-            "answers from one passage of several",
-            4,
-            0.8,
-            lambda rng, turns: passages(rng, turns, held_out=True, task="one"),
-        ),
-        (
-            "answers from two passages",
-            4,
-            None,
-            lambda rng, turns: passages(rng, turns, held_out=True, task="two"),
-        ),
-        ("query from question", 4, 0.8, lambda rng, turns: passages(rng, turns, held_out=True, task="first")),
-        (
-            "query from question and passage",
-            4,
-            None,
-            lambda rng, turns: passages(rng, turns, held_out=True, task="next"),
+        *(
+            (f"{name}, unseen {what}", 4, aim, partial(passages, held_out=True, unseen=unseen, task=task))
+            for name, task, aim in (
+                ("answers from one passage of several", "one", 0.8),
+                ("answers from two passages", "two", None),
+                ("query from question", "first", 0.8),
+                ("query from question and passage", "next", None),
+            )
+            for what, unseen in (("names", False), ("names, sentences and pairs of relations", True))
         ),
         ("arithmetic", 4, 0.8, lambda rng, turns: _reasoned(lambda: drills(rng, turns, held_out=True))),
         (

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.functional import pad
 
 from recipes.nano import checkpoint, curve, tokens
 from recipes.nano.episode import ASSISTANT, END, PAD, SYSTEM, USER
-from recipes.nano.net import Block, Net
+from recipes.nano.net import Block, Net, Shape
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -27,6 +28,11 @@ CHAT_TEMPLATE = (
 )
 
 
+def whole_heads(shape: Shape) -> int:
+    """The number of heads of an export: transformers wants one that divides the width, so silent heads fill up."""
+    return next(heads for heads in range(shape.heads, shape.width + 1) if shape.width % heads == 0)
+
+
 def llama_config(net: Net, tokenizer: Tokenizer) -> dict[str, object]:
     """The network's sizes as a ``LlamaForCausalLM`` configuration."""
     shape = net.shape
@@ -36,8 +42,8 @@ def llama_config(net: Net, tokenizer: Tokenizer) -> dict[str, object]:
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.heads,
+        "num_attention_heads": whole_heads(shape),
+        "num_key_value_heads": whole_heads(shape),
         "head_dim": shape.head,
         "intermediate_size": shape.inner,
         "hidden_act": "silu",
@@ -61,13 +67,14 @@ def llama_weights(net: Net) -> dict[str, Tensor]:
     for index, block in enumerate(net.blocks):
         assert isinstance(block, Block)
         prefix = f"model.layers.{index}."
-        query, key, value = block.qkv.chunk(3)
+        silent = (whole_heads(net.shape) - net.shape.heads_of(index)) * net.shape.head
+        query, key, value = (pad(part, (0, 0, 0, silent)) for part in block.qkv.chunk(3))
         gate, up = block.gate_up.chunk(2)
         found |= {
             prefix + "self_attn.q_proj.weight": query,
             prefix + "self_attn.k_proj.weight": key,
             prefix + "self_attn.v_proj.weight": value,
-            prefix + "self_attn.o_proj.weight": block.out,
+            prefix + "self_attn.o_proj.weight": pad(block.out, (0, silent)),
             prefix + "mlp.gate_proj.weight": gate,
             prefix + "mlp.up_proj.weight": up,
             prefix + "mlp.down_proj.weight": block.down,
@@ -102,11 +109,15 @@ def _write(path: Path, content: dict[str, object]) -> None:
 
 
 def write_model(net: Net, tokenizer_path: Path, model: Path) -> None:
-    """Write configuration, weights and tokenizer; the model card is left as it is."""
+    """Write configuration, weights and tokenizer; the model card is left as it is.
+
+    Weights are written in bfloat16, which is what training computes with, so nothing is lost; the configuration asks to
+    load them in float32, which CPUs are fast with.
+    """
     model.mkdir(parents=True, exist_ok=True)
     tokenizer = tokens.load(tokenizer_path)
     _write(model / "config.json", llama_config(net, tokenizer))
-    weights = {name: weight.to("cpu", torch.float32) for name, weight in llama_weights(net).items()}
+    weights = {name: weight.to("cpu", torch.bfloat16) for name, weight in llama_weights(net).items()}
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     (model / "model.safetensors").chmod(0o644)
     (model / "tokenizer.json").write_text(tokenizer_path.read_text(encoding="utf-8"), encoding="utf-8")

@@ -18,7 +18,8 @@ SHORT = 128
 @dataclass(frozen=True)
 class Stage:
     """One stage of the curriculum: until which share of all steps it lasts, how many features numeric tasks have, how
-    long the rows are, how much there is of each kind of task, and how hard the numeric tasks are.
+    long the rows are, how much there is of each kind of task, what share of numeric, categorical and passage tasks is
+    easy (short names), and how hard the numeric tasks are.
     """
 
     until: float
@@ -37,12 +38,12 @@ def _weights(*shares: float) -> tuple[tuple[str, float], ...]:
 
 
 STAGES = (
-    Stage(0.12, (1, 2, 3, 4), ((SHORT, 0.15), (256, 0.5), (384, 0.35)),
-          _weights(0.46, 0.14, 0.15, 0.02, 0.06, 0.06, 0.11), easy=0.7, hard=0.1),
-    Stage(0.45, (1, 2, 3, 4, 4, 4, 5), ((SHORT, 0.2), (256, 0.3), (512, 0.5)),
-          _weights(0.36, 0.12, 0.12, 0.04, 0.09, 0.10, 0.17), easy=0.1, hard=0.3),
-    Stage(1.0, (1, 2, 3, 4, 4, 4, 5, 6), ((SHORT, 0.24), (256, 0.3), (512, 0.46)),
-          _weights(0.31, 0.12, 0.10, 0.03, 0.11, 0.13, 0.20), easy=0.05, hard=0.35),
+    Stage(0.08, (1, 2, 3, 4), ((SHORT, 0.15), (256, 0.5), (384, 0.35)),
+          _weights(0.34, 0.14, 0.10, 0.02, 0.08, 0.08, 0.24), easy=0.7, hard=0.1),
+    Stage(0.35, (1, 2, 3, 4, 4, 4, 5), ((SHORT, 0.2), (256, 0.3), (512, 0.5)),
+          _weights(0.27, 0.12, 0.08, 0.03, 0.10, 0.15, 0.25), easy=0.15, hard=0.3),
+    Stage(1.0, (1, 2, 3, 4, 4, 4, 5, 6), ((SHORT, 0.24), (256, 0.3), (512, 0.34), (768, 0.12)),
+          _weights(0.25, 0.11, 0.07, 0.03, 0.10, 0.18, 0.26), easy=0.05, hard=0.35),
 )  # fmt: skip
 TOKENS_A_TURN = {
     "categorical": 18,
@@ -52,23 +53,25 @@ TOKENS_A_TURN = {
     "word_problems": 62,
     "passages": 75,
 }
+EASY_TOKENS_A_TURN = {"categorical": 14, "passages": 45}
 
 
 def draw(rng: Random, stage: Stage, length: int) -> Episode:
     """An episode for a row of ``length`` tokens; rows of at most ``SHORT`` hold a single turn without demos."""
     kind = rng.choices([name for name, _ in stage.weights], [weight for _, weight in stage.weights])[0]
+    easy = rng.random() < stage.easy
     alone = length <= SHORT
     room = length - 40
     if kind == "numeric":
         features = rng.choice(stage.features)
         reasoning = rng.random() < 0.22
-        easy = rng.random() < stage.easy
-        cost = 8 + features * ((4 if easy else 6) + 2 * reasoning) + 6 * reasoning
+        cost = 8 + features * ((4 if easy else 7) + 2 * reasoning) + 6 * reasoning
         turns = 1 if alone else max(2, min(MOST_TURNS, room // cost + 1))
         return table(rng, turns, features=features, reasoning=reasoning, easy=easy, hard=stage.hard).episode
-    turns = 1 if alone else max(2, min(MOST_TURNS, room // TOKENS_A_TURN[kind] + 1))
+    cost = EASY_TOKENS_A_TURN.get(kind, TOKENS_A_TURN[kind]) if easy else TOKENS_A_TURN[kind]
+    turns = 1 if alone else max(2, min(MOST_TURNS, room // cost + 1))
     if kind == "categorical":
-        return categorical(rng, turns)
+        return categorical(rng, turns, easy=easy)
     if kind == "copying":
         return copying(rng, turns)
     if kind == "typed":
@@ -77,4 +80,4 @@ def draw(rng: Random, stage: Stage, length: int) -> Episode:
         return drills(rng, turns)
     if kind == "word_problems":
         return word_problems(rng, turns)
-    return passages(rng, turns)
+    return passages(rng, turns, easy=easy)

@@ -23,14 +23,19 @@ class Shape:
 
     words: int
     numbers: int
-    width: int = 192
+    width: int = 240
     layers: int = 5
-    heads: int = 8
+    heads: int = 12
+    upper_heads: int = 8
     head: int = 32
-    inner: int = 448
+    inner: int = 512
     theta: float = 1e6
     positions: int = 2048
     epsilon: float = 1e-6
+
+    def heads_of(self, layer: int) -> int:
+        """Number of heads of a layer: the first two hold most of what is wired, those above do with fewer."""
+        return self.heads if layer < 2 else self.upper_heads
 
     @property
     def vocabulary(self) -> int:
@@ -45,9 +50,9 @@ class Shape:
 class Block(nn.Module):
     """The weights of one layer; queries, keys and values in one matrix, gate and up projections in another."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, heads: int) -> None:
         super().__init__()
-        inside = shape.heads * shape.head
+        inside = heads * shape.head
 
         def matrix(rows: int, columns: int, scale: float = 0.6) -> nn.Parameter:
             return nn.Parameter(torch.randn(rows, columns) * scale / math.sqrt(columns))
@@ -76,7 +81,7 @@ class Net(nn.Module):
         turned = torch.linalg.qr(torch.randn(shape.width, made.shape[1]))[0].T
         self.number_map = nn.Parameter(turned * 0.9 * math.sqrt(shape.width / 128))
         self.number_rest = nn.Parameter(torch.randn(shape.numbers, shape.width) * 0.004)
-        self.blocks = nn.ModuleList([Block(shape) for _ in range(shape.layers)])
+        self.blocks = nn.ModuleList([Block(shape, shape.heads_of(index)) for index in range(shape.layers)])
         self.norm = nn.Parameter(torch.ones(shape.width))
         rates = rope_rates(shape)
         angles = torch.outer(torch.arange(shape.positions).float(), rates).repeat(1, 2)
@@ -88,7 +93,7 @@ class Net(nn.Module):
 
     def fuse(self) -> None:
         """Fuse what lies between the matrix products: faster steps on CPUs, once compiled; wants a C++ compiler."""
-        torch._dynamo.config.recompile_limit = 64  # one for each length of rows
+        torch._dynamo.config.recompile_limit = 64  # one for each length of rows and number of heads
         self.attention_inputs, self.after_attention = (
             torch.compile(attention_inputs, dynamic=False),
             torch.compile(after_attention, dynamic=False),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recipes.nano.net import Net
 from recipes.nano.precision import native
-from recipes.nano.wiring import WIRED
+from recipes.nano.wiring import held, later
 
 
 def orthogonalized(updates: Sequence[Tensor]) -> list[Tensor]:
@@ -42,9 +42,9 @@ class Optimizer:
     """One step at a time over all parameters of a network; ``state`` is what a checkpoint must keep.
 
     Matrices that write to the residual stream move slowly, in proportion to the small embeddings they add to; otherwise
-    the stream outgrows the embeddings within a few hundred steps and what tells words apart drowns. The places that
-    layer 0 looks at are wired and stay as they are: left free, all heads but one forget them, and with them
-    all measured features but the nearest.
+    the stream outgrows the embeddings within a few hundred steps and what tells words apart drowns. The wired circuits
+    stay as they are as long as they are held: left free from the start, they are overwritten within a few hundred steps
+    by what lowers the loss of every task a little, such as naming any of the options.
     """
 
     net: Net
@@ -53,21 +53,16 @@ class Optimizer:
     decay: float = 0.01
     state: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
+    held: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.held = {name: mask.to(self.net.words.device) for name, mask in held(self.net.shape).items()}
 
     def _parts(self, name: str) -> int:
         return 3 if name.endswith("qkv") else 2 if name.endswith("gate_up") else 1
 
     def _share(self, name: str) -> float:
         return self.write_share if name.endswith(("out", "down")) else 1.0
-
-    def _held(self, name: str) -> slice | tuple[slice, slice] | Tensor | None:
-        """The part of a parameter that never changes: where layer 0 looks, and the marks it looks for."""
-        if name == "blocks.0.qkv":
-            one, every = WIRED * self.net.shape.head, self.net.shape.heads * self.net.shape.head
-            return torch.cat([torch.arange(one), torch.arange(every, every + one)]).to(self.net.words.device)
-        if name in ("words", "number_map", "number_rest"):
-            return slice(None), slice(0, 2)
-        return slice(0, 2) if name == "blocks.0.norm_attention" else None
 
     def _grad(self, weight: Tensor) -> Tensor:
         assert weight.grad is not None
@@ -79,12 +74,15 @@ class Optimizer:
         return self.state[name]
 
     @torch.no_grad()
-    def step(self, matrix_rate: float, other_rate: float) -> None:
-        """Apply the gradients with the learning rates of the matrices and of all else, and clear them."""
+    def step(self, matrix_rate: float, other_rate: float, hold: bool = True) -> None:
+        """Apply the gradients with the learning rates of the matrices and of all else, and clear them.
+
+        Without ``hold`` only layer 0 and the embeddings' own dimensions stay as they were wired.
+        """
         self.steps += 1
         found = {name: weight for name, weight in self.net.named_parameters() if weight.grad is not None}
-        held = {name: part for name in found if (part := self._held(name)) is not None}
-        kept = {name: found[name][part].clone() for name, part in held.items()}
+        held = {name: mask for name, mask in self.held.items() if name in found and (hold or not later(name))}
+        kept = {name: found[name].clone() for name in held}
         matrices = {name: weight for name, weight in found.items() if name.startswith("blocks") and weight.ndim == 2}
         chunks: list[Tensor] = []
         for name, weight in matrices.items():
@@ -106,7 +104,7 @@ class Optimizer:
                 square.lerp_(grad.square(), 0.05)
                 rate = other_rate * (self.rest_share if name == "number_rest" else 1.0)
                 weight.addcdiv_(mean, square.sqrt().add_(1e-8), value=-rate * correction)
-        for name, part in held.items():
-            found[name][part] = kept[name]
+        for name, mask in held.items():
+            found[name].copy_(torch.where(mask, kept[name], found[name]))
         for weight in found.values():
             weight.grad = None

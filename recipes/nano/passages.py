@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from recipes.nano.episode import Episode, Turn, Value
-from recipes.nano.words import first_name, invented, listed, proper_name
+from recipes.nano.words import COMMON, FIRST_NAMES, first_name, invented, listed, proper_name
 
 REASON = ("reasoning", "think step by step")
 
@@ -105,8 +105,10 @@ ANSWER_TASKS = [
 ]  # fmt: skip
 
 
-def thing(rng: Random, kind: str, held_out: bool) -> str:
-    """The name of an invented person, city, country, river, company or work."""
+def thing(rng: Random, kind: str, held_out: bool, easy: bool = False) -> str:
+    """The name of an invented person, city, country, river, company or work; the ``easy`` ones are one common word."""
+    if easy:
+        return rng.choice(FIRST_NAMES if kind == "person" else COMMON)
     if kind == "person":
         if rng.random() < 0.3:
             return f"{first_name(rng, held_out)} {proper_name(rng, held_out, 1)}"
@@ -116,10 +118,10 @@ def thing(rng: Random, kind: str, held_out: bool) -> str:
     return proper_name(rng, held_out, 1 if rng.random() < 0.65 else 2)
 
 
-def state(rng: Random, relation: Relation, source: str, target: str, held_out: bool) -> str:
+def state(rng: Random, relation: Relation, source: str, target: str, unseen: bool) -> str:
     """A sentence that states the relation, now and then by a verb that no dictionary has."""
-    told = relation.held_out if held_out else rng.choice(relation.facts)
-    if not held_out and rng.random() < 0.15:
+    told = relation.held_out if unseen else rng.choice(relation.facts)
+    if not unseen and rng.random() < 0.15:
         told = rng.choice(UNKNOWN).format(v=invented(rng, 1, 2), s="{s}", o="{o}")
     return told.format(s=source, o=target)
 
@@ -152,24 +154,25 @@ class Chain:
     next_fact: str
 
 
-def chain(rng: Random, held_out: bool) -> Chain:
-    """Two relations that fit together, about new things."""
-    a, b = rng.choice([pair for pair in PAIRS if (pair in HELD_OUT_PAIRS) == held_out])
+def chain(rng: Random, held_out: bool, unseen: bool, easy: bool = False) -> Chain:
+    """Two relations that fit together, about new things: ``held_out`` names, ``unseen`` pairs and sentences."""
+    a, b = rng.choice([pair for pair in PAIRS if (pair in HELD_OUT_PAIRS) == unseen])
     first, second = RELATIONS[a], RELATIONS[b]
-    if not held_out and rng.random() < 0.4:
+    if not unseen and rng.random() < 0.4:
         nouns = rng.sample(NOUNS, 2)
         first = plain_relation(nouns[0], first.source, first.target)
         if rng.random() < 0.7:
             second = plain_relation(nouns[1], second.source, second.target)
-    source, middle, end = (thing(rng, kind, held_out) for kind in (first.source, first.target, second.target))
+    kinds = (first.source, first.target, second.target)
+    source, middle, end = (thing(rng, kind, held_out, easy) for kind in kinds)
     return Chain(
         first,
         second,
         source,
         middle,
         end,
-        state(rng, first, source, middle, held_out),
-        state(rng, second, middle, end, held_out),
+        state(rng, first, source, middle, unseen),
+        state(rng, second, middle, end, unseen),
     )
 
 
@@ -184,22 +187,35 @@ def ask_two(rng: Random, link: Chain) -> str:
     return rng.choice([*link.second.asks, f"What is the {link.second.noun} of {{s}}?"]).format(s=middle)
 
 
-def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | None = None) -> Episode:
-    """Questions over passages (``one``, ``two`` facts) or queries before (``first``) and after (``next``) one."""
+def passages(
+    rng: Random,
+    turns: int,
+    *,
+    held_out: bool = False,
+    unseen: bool | None = None,
+    task: str | None = None,
+    easy: bool = False,
+) -> Episode:
+    """Questions over passages (``one``, ``two`` facts) or queries before (``first``) and after (``next``) one.
+
+    ``held_out`` names come with ``unseen`` sentences and pairs of relations unless that is said to be false; ``easy``
+    names are one common word each.
+    """
+    unseen = held_out if unseen is None else unseen
     kind = task or rng.choice(["one", "one", "two", "first", "next", "either"])
     asking = kind in ("first", "next", "either")
     question = "question" if held_out else rng.choice(["question"] * 6 + ["query_text", "ask", "q"])
     context = "context" if held_out else rng.choice(["context"] * 4 + ["passages", "facts", "documents"])
     reply = rng.choice(QUERY_FIELDS) if asking else rng.choice(["answer"] * 5 + ["result", "reply"])
-    reasoning = rng.random() < (0.15 if asking else 0.35)
+    reasoning = not easy and rng.random() < (0.15 if asking else 0.35)
     style = rng.choice(["{s} | {f}", "{s}: {f}", "{f}", "{f}", "{s} - {f}"])
     wording = rng.choice(["{s}", "{s}", "{s}", "{s} {r}", "{r} of {s}"])
     context_first = rng.random() < 0.7
     listed = rng.random() < 0.8
-    distractors = rng.choice([0, 1, 1, 2, 2, 3])
+    distractors = rng.choice([0, 1, 1, 2, 2, 3]) if held_out else rng.choice([0, 1, 2, 2, 3, 3])
     shuffled = rng.random() < 0.7
 
-    unnamed = not held_out and "{s}" in style and rng.random() < 0.4
+    unnamed = not unseen and "{s}" in style and rng.random() < 0.4
 
     def page(subject: str, fact: str, relation: Relation, target: str) -> str:
         if unnamed and rng.random() < 0.7:
@@ -210,14 +226,16 @@ def passages(rng: Random, turns: int, *, held_out: bool = False, task: str | Non
         """Pages about other things, some of which are tied by the same relation."""
         found = []
         for _ in range(count):
-            relation = rng.choice([link.first, link.second]) if rng.random() < 0.4 else chain(rng, held_out).first
-            source, target = thing(rng, relation.source, held_out), thing(rng, relation.target, held_out)
-            found.append(page(source, state(rng, relation, source, target, held_out), relation, target))
+            relation = rng.choice([link.first, link.second])
+            if rng.random() < 0.6:
+                relation = chain(rng, held_out, unseen).first
+            source, target = (thing(rng, kind, held_out, easy) for kind in (relation.source, relation.target))
+            found.append(page(source, state(rng, relation, source, target, unseen), relation, target))
         return found
 
     built = []
     for _ in range(turns):
-        link = chain(rng, held_out)
+        link = chain(rng, held_out, unseen, easy)
         now = rng.choice(["first", "next"]) if kind == "either" else kind
         why = link.fact
         if now == "one":

@@ -30,15 +30,19 @@ def _field(rng: Random) -> str:
     return f"{rng.choice(PARTS)}_{base}" if rng.random() < 0.25 else base if rng.random() < 0.8 else invented(rng)
 
 
-def categorical(rng: Random, turns: int, *, held_out: bool = False) -> Episode:
-    """One of up to three fields decides the class; which one, and how, is seen only in the demos."""
+def categorical(rng: Random, turns: int, *, held_out: bool = False, easy: bool = False) -> Episode:
+    """One of up to three fields decides the class; which one, and how, is seen only in the demos.
+
+    ``easy`` values and classes are one common word each.
+    """
     fields = distinct(lambda: _field(rng), rng.choice([1, 1, 2, 2, 3]))
-    labels = distinct(lambda: class_label(rng, held_out), rng.randint(2, 4))
+    labels = distinct(lambda: class_label(rng, held_out, easy), rng.randint(2, 4))
     output = output_name(rng)
     count = rng.randint(2, 5)
     numbers = rng.random() < 0.2
     values: list[list[str]] = [
-        distinct(lambda: str(rng.randint(0, 300)) if numbers else class_label(rng, held_out), count) for _ in fields
+        distinct(lambda: str(rng.randint(0, 300)) if numbers else class_label(rng, held_out, easy), count)
+        for _ in fields
     ]
     decides = rng.randrange(len(fields))
     meaning = {value: labels[i] if i < len(labels) else rng.choice(labels) for i, value in enumerate(values[decides])}

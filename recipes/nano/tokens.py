@@ -47,9 +47,34 @@ PATTERN = (
     r"|\d{1,2}\.\d|\d{1,4}"
     r"| (?=[\p{Lu}\d])|[ _]?\p{L}+| ?[^\s\p{L}\p{N}]|\p{N}|\s"
 )
-MERGED = 1150
+MERGED = 2000
 COLON = ":\u0120"
 """The token between a field's name and its value, as the vocabulary writes it."""
+SPACE = "\u0120"
+"""The token before a name within a sentence."""
+ENDS = ["\u010a", END]
+"""The tokens that may follow a field's value."""
+ASKED = ["?"]
+"""The tokens that end a question."""
+PLAIN = [
+    *(
+        SYSTEM,
+        USER,
+        ASSISTANT,
+        END,
+        "\u0120",
+        "\u010a",
+        "\u010a-\u0120",
+        ":\u0120",
+        ",\u0120",
+        "\u0120-\u0120",
+        ".",
+        "?",
+    ),
+    *("|", ":", "The", "Who", "What", "Which", "Where", "answer", "question", "context", "reasoning"),
+    *(f"\u0120{word}" for word in words.FUNCTION_WORDS[:40] if len(word) > 1),
+]
+"""Tokens that tell nothing of what a text is about."""
 
 
 def _common() -> list[str]:
@@ -69,7 +94,7 @@ def _common() -> list[str]:
 def _corpus(seed: int) -> Iterator[str]:
     """What the merges are learned from: invented words, and every listed word in lower and upper case."""
     rng = Random(seed)
-    everyday = _common() + words.RARE + words.FIRST_NAMES
+    everyday = _common() + words.RARE + words.ENGLISH + words.FIRST_NAMES
     for _ in range(6):
         yield from everyday
         yield from (word.capitalize() for word in everyday)

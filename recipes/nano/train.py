@@ -28,17 +28,21 @@ WARM_UP = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate."""
+    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate.
+
+    ``hold`` is the share of the steps for which the wired circuits of the layers above the first are held.
+    """
 
     steps: int
     seed: int = 0
     budget: int = 4096
     decay: float = 0.9
+    hold: float = 0.35
     device: str = "cpu"
     threads: int = 1
     every: int = 200
     compiled: bool = False
-    width: int = 192
+    width: int = 240
     layers: int = 5
     matrix_rate: float = 0.008
     other_rate: float = 2e-3
@@ -56,7 +60,18 @@ def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Pro
     count, values = tokens.number_values(tokenizer)
     torch.manual_seed(settings.seed)
     net = Net(Shape(count, len(values), width=settings.width, layers=settings.layers), values)
-    wire(net, tokens.twins(tokenizer), tokens.token_id(tokenizer, tokens.COLON))
+    ends, asked, plain = (
+        [tokens.token_id(tokenizer, token) for token in some] for some in (tokens.ENDS, tokens.ASKED, tokens.PLAIN)
+    )
+    wire(
+        net,
+        tokens.twins(tokenizer),
+        tokens.token_id(tokenizer, tokens.COLON),
+        ends,
+        asked,
+        plain,
+        tokens.token_id(tokenizer, tokens.SPACE),
+    )
     net.to(settings.device)
     return net, Optimizer(net), Progress()
 
@@ -65,11 +80,13 @@ def loss_and_hits(net: Net, batch: Batch, settings: Settings) -> tuple[Tensor, d
     """The weighted loss of a batch, and the share of final answers that begin right, by kind of task."""
     ids = torch.from_numpy(batch.ids).to(settings.device)
     weights = torch.from_numpy(batch.weights)[:, 1:].reshape(-1)
-    keep = weights.nonzero().squeeze(1)
+    row, column, other = torch.from_numpy(batch.others).unbind(1)
+    keep = torch.cat([weights.nonzero().squeeze(1), row * (ids.shape[1] - 1) + column - 1])
     weights = weights[keep].to(settings.device)
     kinds = torch.from_numpy(batch.scored)[:, 1:].reshape(-1)[keep]
     keep = keep.to(settings.device)
     targets = ids[:, 1:].reshape(-1)[keep]
+    targets[len(targets) - len(other) :] = other.to(settings.device)
     logits = net(ids[:, :-1].contiguous(), keep, native(ids.device))
     loss = cross_entropy(logits, targets, weights / weights.sum())
     counted = kinds >= 0
@@ -105,7 +122,8 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         loss, hits = loss_and_hits(net, batch, settings)
         loss.backward()  # type: ignore[no-untyped-call]
         factor = rate(progress.step, settings)
-        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate)
+        hold = progress.step < settings.hold * settings.steps
+        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate, hold)
         progress.step += 1
         progress.tokens += batch.ids.size
         progress.losses.append(round(loss.item(), 4))

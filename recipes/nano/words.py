@@ -1,7 +1,7 @@
 """The words that episodes are made of: common words, measured quantities, invented words and names.
 
-Everything comes in two disjoint halves: what training may use and what only the evaluation uses. Invented words of
-the evaluation begin with onsets that training never puts at the start of a word; real words are split by list.
+Everything comes in two disjoint parts: what training may use and what only the evaluation uses. Invented words of
+the evaluation have beginnings that no invented word of training has; real words are split by list.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ def listed(text: str) -> list[str]:
     return text.split()
 
 
-ONSETS = listed("b br c ch d dr f fl fr g gr h j k kl l m n p pl pr qu r s sh sp st t th tr v w y z")
-HELD_OUT_ONSETS = listed("gl sk bl cr")
+ONSETS = listed("b bl br c ch cr d dr f fl fr g gl gr h j k kl l m n p pl pr qu r s sh sk sp st t th tr v w y z")
+HELD_OUT_BEGINNINGS = listed(
+    """
+    bla ble bli blo cra cre cri cro gla gli glo glu ska ske sko sku ba bro cho de dri fi fle go gri ha ju ka kle le
+    mi no plo pra qua ra se sha spe stu ti tro vo wu yo za
+    """
+)
+NEVER = frozenset(listed("iris petal sepal setosa wine malic proline benign weng hotpot"))
+"""Words of real data sets, which chance must not spell."""
 VOWELS = listed("a e i o u a e i o ai ea ia ou")
 CODAS = ["", "", "", "n", "r", "l", "s", "m", "th", "nd", "rk", "x", "t", "ck", "st"]
 
@@ -49,6 +56,112 @@ RARE = listed(
     routine legal medical tender bitter sour sweet
     """
 )
+
+ENGLISH = listed(
+    """
+    ability able accident account acid across action actor address advice affair afternoon agency agreement aircraft
+    airport alarm album alert alone along already although amazing ancestor angel animal announce annual answer
+    anxious apartment appeal appearance application appoint approach approve april architect argue arm army around
+    arrange arrest arrival arrow article aside assembly assist assume athlete atlantic attack attempt attend
+    attention attract audience august author automatic available avenue average avoid award aware awful baby
+    background bacteria balcony ball bank banner bar bargain barrier base basic basket basin battle beach bean
+    beauty become bedroom begin behave behavior being belief bell belong belt bench benefit beside better beyond
+    bicycle billion birth blame blind block blood board body bomb bone border bottle bottom bowl brain branch brave
+    break breakfast breath brick bridge brief bright bring broken brother brush budget build building bullet burden
+    burn bus bush business button cabin cable calculate calendar camera camp campaign canal cancel candidate capable
+    captain capture carbon card care career careful carpet carry case cash category cause ceiling celebrate cell
+    center central century ceremony certain chain chairman challenge chamber champion chance change channel chapter
+    character charge charity chart chase chemical chest chicken childhood choice church circle circuit citizen civil
+    claim class classic climate climb clinic clock close club clue coach coal coast code coffee collapse collect
+    college colony color column combine comfort command comment commerce commission committee community company
+    compare compete complain complaint complete computer concept concern concert conclude condition conduct
+    conference confirm conflict confuse congress connect connection conscious consider constant construct consume
+    contact contain content contest context continue contract contrast control convert cook copy corner correct cost
+    council count country county couple courage course court cousin cover crack craft crash create creature credit
+    crew crime crisis critic crop cross crowd crucial cruel culture cup current curtain curve custom customer cycle
+    daily damage dance danger data database date daughter dawn deal death debate debt decade decent decide decision
+    declare decline decrease defeat defend define degree delay deliver delivery demand democracy deny department
+    depend deposit derive describe deserve design desk despite destroy detail detect determine develop device devote
+    dialogue diet differ difference difficult digital dinner direct direction director disagree disaster discover
+    discuss disease dish dismiss display distance distinct district divide division document dollar domain donate
+    double doubt dozen draft dragon draw dream dress drift drink drive drop drug duty eager earn earth ease eastern
+    economy edge edit edition editor educate education effect efficient effort egg eight either elect election
+    electric element eleven email embrace emerge emotion emperor empire employ employee enable encounter encourage
+    enemy engage engineer enjoy enormous enough ensure enter entire entrance envelope equal equipment error escape
+    essay establish estate estimate ethnic evaluate event evidence evolve exact exam example excellent except
+    exchange excite excuse execute exercise exhibit exist expand expect expense expensive experience experiment
+    expert explain explore export express extend extent external extra extreme fabric face facility factor factory
+    faculty fair faith fame family famous fantasy farm fashion father fault favor fear feature federal fee feedback
+    feel fellow fence festival fever fiber field fifteen fight figure file final finance finger finish firm fit five
+    fix flag flame flash flat flavor fleet flexible flight float flood floor flow focus folk follow football force
+    forever forget formal format former formula fortune forum forward foundation founder four frame freedom freeze
+    frequent friend frontier fuel function fund funny furniture future gallery game garage garden gas gate gather
+    gender general generate genetic gentleman genuine gesture ghost gift girl glad global glory goal golden golf
+    govern government grade grain grand grant graph grass grateful grave great greet ground grow growth guard guess
+    guest guide guilty guitar habit hair hand handle happen hardly harvest hate head hear heart heaven height hello
+    herb hero hide highlight highway hire historic hobby holiday holy honest honor hope horizon hospital host hotel
+    hour household housing however huge human hundred hunger hunt hurry husband ideal identify identity ignore
+    illegal illness image imagine impact import important impose impossible impress improve incident include
+    increase independent industry infant inform initial injury innocent inquiry insect inside insight insist inspect
+    inspire install instance instant instead institute instruct insurance intend interest internal international
+    internet interval interview invest invite involve island issue item jacket jail january jazz jewel job join
+    joint joke journal journey judge juice july jump jungle jury justice keen keep keyboard kick kidney kill kitchen
+    knee knife knock knowledge label labor lady land landscape lane language large laugh launch law lawyer layer
+    lazy league learn least lecture legend leisure lesson letter liberal liberty library license lift limit link
+    liquid literature little loan local location lock logic lonely loose loyal luck lunch luxury machine magazine
+    magic mail main maintain major majority manage manager manner manual manufacture map march margin marine mark
+    market marriage master match material math matter maximum mayor meal meaning measure meat mechanic media medal
+    medicine medium meet member memory mental mention menu merchant message metal method metro middle midnight might
+    military million mind mineral minimum minister minor minority minute miracle mirror miss mission mistake mixture
+    mobile model moment monitor monkey monster month mood moral mortgage motion motor mount mouth move movement
+    movie multiple murder muscle museum mutual mystery narrative nation national native natural neck neighbor nerve
+    network neutral never news newspaper nice nine nobody noble noise nothing notice notion novel november nuclear
+    nurse object objective obtain obvious occasion occupy occur ocean october offense offer office officer official
+    often oil online opera operate operation opinion opponent opportunity oppose option oral orbit orchestra
+    ordinary organ organic organize origin original otherwise ought outcome output outside overall owner oxygen pace
+    package page pain paint painter palace panel panic parade parent park parliament partner party passage passenger
+    passion past path patience patient pattern pause payment peace peak pencil pension people perceive percent
+    perfect perform perhaps permanent permit person personality perspective phase phone photo phrase physical piano
+    picture piece pilgrim pioneer pipe pitch place plant plastic plate platform play player pleasant please pleasure
+    plenty plot pocket poem poet poetry point poison police policy polite political pool popular population portion
+    portrait position possess possible post potato potential pottery pound poverty powder power practice praise
+    prayer precise predict prefer premium prepare presence present preserve press pretty prevent previous primary
+    prime prince princess principle print prior prison prize probably procedure process product production
+    profession professor profile profit program progress project promise promote proof proper property propose
+    prospect protect protein protest proud prove provide province provision publish pull pump punish purchase pure
+    purpose pursue push quality quarter quest quick quit quite quote race radical radio rail random range rather
+    reach react reader reality realize reason rebel recall receive recent recipe recommend record recover recruit
+    reduce refer reflect reform refuse regard regime region register regret regular relate relation relative relax
+    release relevant relief religion rely remain remark remember remind remove rent repair repeat replace reply
+    report represent republic request require rescue research reserve resident resist resolve resort resource
+    respect respond response restaurant restore restrict retail retain retire retreat return reveal revenue reverse
+    review revolution reward rhythm rich ride rifle rise rival robot role romance romantic round route rubber rude
+    ruin rule rumor rush sacred sacrifice safety sail salary sale sample satellite satisfy save savings scale scene
+    schedule scheme scholar school scientist screen script search season seat secret section sector secure security
+    seek segment select senate sense sensitive sentence sentiment separate september sequence series serious servant
+    serve service session settle seven several severe shadow shape share shelter shift shine shock shop shore
+    shoulder show shower sibling sight silence silent similar since single sister site situation sketch skill slave
+    sleep slide slight smart smell smile smoke soccer social society software soldier solid solution somebody source
+    southern space speak special species specific speech spend sphere spirit split sponsor spot spread square stable
+    stadium staff stage stake stand standard state statement station statue status stay steal stem still stock
+    stomach storage store storm story straight strange stranger strategy stream street strength stress stretch
+    strict strike string structure struggle studio study stupid style subject submit subscribe succeed success
+    sudden suffer suggest suit summary super supply support suppose supreme surface surgery surprise surround survey
+    survive suspect sustain swear sweep swim switch symbol sympathy system tackle talent target task taste tax teach
+    team technical technique technology telephone television temple tenant tendency tennis terminal territory
+    terrible test thank theater theme theory therapy thick thin thirty threat throat throne ticket tie tight title
+    tobacco together tomorrow tone tongue tonight tool tooth topic tough tour tourist tournament toward towel tower
+    track trade tradition traffic tragedy transfer transform translate transport trash treasure treat treatment
+    treaty trend trial tribe trick trip troop trouble truck trust truth tunnel twelve twenty twist typical ugly
+    uncle undergo understand union unique unit unite universe university unless unlike until update upgrade upset
+    urge user usual vacation valid valley valuable vanish vast vegetable vehicle venture verdict version vessel
+    veteran victim victory video view village violence virtue virus visible vision visit visitor visual vital vocal
+    voice volunteer vote wage waist wait walk wall wander warn warrior wash waste watch wave wealth weapon wear
+    wedding weekend welcome welfare western whale wheat wheel whisper wide widow wild window winner wisdom wish
+    witness wonder wooden workshop world worry worth wound wrap wrong yard yesterday yield young youth zone
+    """
+)
+"""Everyday words beyond the common ones: values and labels now and then, and what pieces of words are learned from."""
 
 HELD_OUT_COMMON = listed(
     """
@@ -147,12 +260,14 @@ FUNCTION_WORDS = listed(
 
 
 def syllables(rng: Random, low: int = 1, high: int = 3, held_out: bool = False) -> str:
-    """A pronounceable word of ``low`` to ``high`` syllables; the held-out ones begin with their own onsets."""
-    parts = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.randint(low, high))]
-    if held_out:
-        parts[0] = rng.choice(HELD_OUT_ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS)
-    word = "".join(parts)
-    return word if len(word) > 2 else word + rng.choice("nrx")
+    """A pronounceable word of ``low`` to ``high`` syllables; the held-out ones have their own beginnings."""
+    while True:
+        parts = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.randint(low, high))]
+        word = "".join(parts)
+        if len(word) < 3:
+            word += rng.choice("nrx")
+        if word.startswith(tuple(HELD_OUT_BEGINNINGS)) == held_out and word not in NEVER:
+            return word
 
 
 def scrambled(rng: Random) -> str:
@@ -166,14 +281,14 @@ def scrambled(rng: Random) -> str:
             vowel = rng.random() < (0.7 if letters and letters[-1] not in "aeiouy" else 0.2)
             letters += rng.choice("aeiouy" if vowel else "bcdfghjklmnpqrstvwxz")
         return letters
-    head, tail = rng.choice(COMMON + RARE), rng.choice(COMMON + RARE)
+    head, tail = rng.choice(COMMON + RARE + ENGLISH), rng.choice(COMMON + RARE + ENGLISH)
     return head[: rng.randint(1, max(1, len(head) - 1))] + tail[rng.randint(1, len(tail) - 1) :]
 
 
 def invented(rng: Random, low: int = 1, high: int = 3, held_out: bool = False) -> str:
     """A word that no dictionary has: pronounceable syllables, ``low`` to ``high`` of them, or scrambled letters."""
-    if not held_out and rng.random() < 0.35:
-        while (word := scrambled(rng)).startswith(tuple(HELD_OUT_ONSETS)) or word in HELD_OUT_COMMON:
+    if not held_out and rng.random() < 0.3:
+        while (word := scrambled(rng)).startswith(tuple(HELD_OUT_BEGINNINGS)) or word in {*HELD_OUT_COMMON, *NEVER}:
             pass
         return word
     return syllables(rng, low, high, held_out)
@@ -198,8 +313,8 @@ def class_label(rng: Random, held_out: bool = False, easy: bool = False) -> str:
     draw = rng.random()
     if easy:
         return rng.choice(common)
-    if draw < 0.36:
-        return rng.choice(common)
+    if draw < 0.4:
+        return rng.choice(common if held_out or draw < 0.2 else ENGLISH)
     if draw < 0.9:
         word = invented(rng, 1, 4, held_out)
         return word.capitalize() if rng.random() < 0.15 else word
@@ -208,9 +323,17 @@ def class_label(rng: Random, held_out: bool = False, easy: bool = False) -> str:
     return rng.choice(common) + rng.choice("_- ") + rng.choice(common)
 
 
+def _base(rng: Random, held_out: bool, easy: bool = False) -> str:
+    """What is measured; in training now and then any word, as most words take more than one token."""
+    draw = rng.random()
+    if held_out or easy or draw < 0.6:
+        return rng.choice(HELD_OUT_QUANTITIES if held_out else QUANTITIES)
+    return rng.choice(ENGLISH) if draw < 0.8 else invented(rng, 1, 3)
+
+
 def quantity(rng: Random, held_out: bool = False, easy: bool = False) -> str:
     """The identifier of a measured field: ``height``, ``wing_span``, ``dorvel_rate``, ``x3``."""
-    base = rng.choice(HELD_OUT_QUANTITIES if held_out else QUANTITIES)
+    base = _base(rng, held_out, easy)
     draw = rng.random()
     if easy or draw < 0.35:
         return base
@@ -226,7 +349,7 @@ def quantities(rng: Random, count: int, held_out: bool = False, easy: bool = Fal
     """``count`` different field names; real tables often share words among them (``wing_length``, ``wing_width``)."""
     if count < 2 or easy or rng.random() < 0.55:
         return distinct(lambda: quantity(rng, held_out, easy), count)
-    bases = distinct(lambda: rng.choice(HELD_OUT_QUANTITIES if held_out else QUANTITIES), 3)
+    bases = distinct(lambda: _base(rng, held_out), 3)
     parts = distinct(
         lambda: (
             invented(rng, 1, 2, held_out) if rng.random() < 0.5 else rng.choice(HELD_OUT_PARTS if held_out else PARTS)
