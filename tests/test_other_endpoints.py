@@ -159,7 +159,7 @@ def test_ollama(server: OtherLM) -> None:
 
 @pytest.mark.parametrize("model", ["anthropic/claude-test", "ollama_chat/llama-test"])
 def test_the_password_of_a_base_url(server: OtherLM, model: str) -> None:
-    url = server.root.replace("127", "user:password@127")
+    url = server.root.replace("127", "user:password@127", 1)
     with Client(None, make_provider_factory({model: Endpoint(url, timeout=20)})) as client:
         client.call(asked(model))
     assert server.headers[0]["authorization"] == "Basic dXNlcjpwYXNzd29yZA=="
