@@ -98,4 +98,4 @@ def test_without_demos_an_option_is_named(model: Model) -> None:
     found = model.answers([messages(episode)[:-1] for episode in made], sample=True, longest=24)
     options = [episode.reply[-1][1].removeprefix("one of ").split(", ") for episode in made]
     good = [text.split(": ", 1)[-1] in named for text, named in zip(found, options, strict=True)]
-    assert sum(good) / len(good) > 0.7
+    assert sum(good) / len(good) > 0.6
