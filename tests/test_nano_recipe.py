@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from recipes.nano import checkpoint, passages, precision, tokens, train, words  # noqa: E402
-from recipes.nano.arithmetic import HELD_OUT, drills, problem, word_problems  # noqa: E402
+from recipes.nano import checkpoint, passages, precision, stories, tokens, train, words  # noqa: E402
+from recipes.nano.arithmetic import HELD_OUT, HELD_OUT_OBJECTS, TOLD, drills, problem, word_problems  # noqa: E402
 from recipes.nano.batches import encode, make, other_options  # noqa: E402
 from recipes.nano.episode import Episode, messages, pieces, system_text  # noqa: E402
 from recipes.nano.evaluate import nearest, share  # noqa: E402
@@ -25,6 +25,7 @@ from recipes.nano.numeric import table  # noqa: E402
 from recipes.nano.symbolic import categorical, copying, typed  # noqa: E402
 from recipes.nano.train import Settings, fresh, run  # noqa: E402
 from recipes.nano.wiring import held, later  # noqa: E402
+from suites import test_arithmetic as arithmetic_suite  # noqa: E402
 
 FORBIDDEN = re.compile(
     r"iris|petal|sepal|setosa|versicolor|virginica|wine|cultivar|alcohol|malic|flavan|proline|malignant|benign|"
@@ -145,6 +146,59 @@ def test_held_out_names_and_sentences_never_train() -> None:
         link, kept_link = passages.chain(rng, False, False), passages.chain(rng, True, True)
         assert (name.get(link.first), name.get(link.second)) not in passages.HELD_OUT_PAIRS
         assert (name.get(kept_link.first), name.get(kept_link.second)) in passages.HELD_OUT_PAIRS
+
+
+def bare(template: str) -> str:
+    """A sentence without people, things and numbers, in lower case."""
+    return re.sub(r"\{[nmoab]\}", "_", template).casefold().strip(" .?:")
+
+
+def spelled(template: str) -> list[str]:
+    """A template with each of the verbs that it may take."""
+    made = [template]
+    for name, verbs in stories.VERBS.items():
+        made = [made_up for text in made for made_up in {text.replace(f"{{{name}}}", verb) for verb in verbs}]
+    return made
+
+
+SENTENCES = {
+    "starts": stories.STARTS,
+    "plus": stories.PLUS,
+    "minus": stories.MINUS,
+    "times": stories.TIMES,
+    "divide": stories.DIVIDE,
+    "rates": stories.RATES,
+    "sums": stories.SUMS,
+    "asks": stories.ASKS,
+    "share asks": stories.SHARE_ASKS,
+}
+
+
+def test_no_verb_or_phrase_makes_a_held_out_sentence() -> None:
+    made = {bare(text) for found in SENTENCES.values() for template in found for text in spelled(template)}
+    made |= {bare(text) for text in TOLD}
+    leads = ["", *(phrase.casefold() for phrase in stories.LINKS + stories.WHEN)]
+    tails = ["", *(phrase.casefold() for phrase in stories.WHERE)]
+    suite = arithmetic_suite
+    kept = [sentence for sentences in HELD_OUT.values() for sentence in sentences]
+    kept += [*suite.OPENINGS, *suite.GAINS, *suite.LOSSES, *suite.QUESTIONS]
+    for sentence in map(bare, kept):
+        rests = {sentence.removeprefix(lead).removesuffix(tail) for lead in leads for tail in tails}
+        assert not rests & made, sentence
+    assert not set(stories.OBJECTS) & {*HELD_OUT_OBJECTS, *suite.THINGS, *words.HELD_OUT_COMMON}
+
+
+def test_a_sentence_tells_one_thing() -> None:
+    """No step can be read as two operations, and each sentence has the numbers that its list needs."""
+    steps: dict[str, str] = {}
+    for kind, templates in SENTENCES.items():
+        assert len(set(templates)) == len(templates), kind
+        numbers = {"starts": "a", "rates": "ab", "sums": "ab", "asks": "", "share asks": ""}.get(kind, "b")
+        for template in templates:
+            assert sorted(re.findall(r"\{([ab])\}", template)) == list(numbers), template
+            if numbers == "b":
+                for text in spelled(template):
+                    assert steps.setdefault(text.casefold(), kind) == kind, text
 
 
 def test_reasoning_computes_the_answer() -> None:

@@ -11,108 +11,31 @@ from random import Random
 from typing import NamedTuple
 
 from recipes.nano.episode import Episode, Turn, Value
+from recipes.nano.stories import (
+    ASKS,
+    DIVIDE,
+    LINKS,
+    MINUS,
+    OBJECTS,
+    PLUS,
+    RATES,
+    SHARE_ASKS,
+    STARTS,
+    SUMS,
+    TIMES,
+    VERBS,
+    WHEN,
+    WHERE,
+)
 from recipes.nano.words import COMMON, first_name, invented, listed
 
 REASON = ("reasoning", "think step by step")
 NUMBER = "a whole number"
-STARTS = [
-    "{n} has {a} {o}.", "{n} owns {a} {o}.", "There are {a} {o} in the box.", "{n} starts with {a} {o}.",
-    "{n} holds {a} {o}.", "{n} bought {a} {o}.", "A shop has {a} {o}.", "{n} made {a} {o}.", "{n} found {a} {o}.",
-    "There are {a} {o} on the table.", "{n} had {a} {o}.", "A farmer has {a} {o}.", "{n} carries {a} {o}.",
-    "A basket holds {a} {o}.", "{n} picked {a} {o}.", "{n} got {a} {o} from {m}.", "The class has {a} {o}.",
-    "{n} and {m} have {a} {o}.", "In a room there are {a} {o}.", "{n} put {a} {o} on a shelf.",
-]  # fmt: skip
-PLUS = [
-    "{n} {gets} {b} more {o}.", "{n} {gets} {b} more.", "{n} {gets} {b} {o}.", "{m} gives {n} {b} {o}.",
-    "{n} gets {b} {o} from {m}.", "{m} gave {n} {b} more {o}.", "{b} more {o} arrive.", "{m} adds {b} {o}.",
-    "{n} then {gets} {b} other {o}.", "{n} is sent {b} {o}.", "Another {b} {o} are added.", "{m} brings {b} more {o}.",
-    "{n} {gets} another {b} {o}.", "{m} puts in {b} {o}.", "{b} {o} come from {m}.",
-]  # fmt: skip
-GETS = listed(
-    """
-    buys finds gets picks receives makes earns bakes gathers wins adds takes orders draws builds bought
-    found got picked received made earned gathered ordered
-    """
-)
-MINUS = [
-    "{n} {loses} {b} {o}.", "{n} {loses} {b} of them.", "{n} gives {b} {o} to {m}.", "{n} {loses} {b}.",
-    "{m} takes {b} {o} from {n}.", "{n} gave {m} {b} {o}.", "{b} {o} are {lost}.", "{m} {loses} {b} of the {o}.",
-    "{n} throws away {b} {o}.", "{b} of the {o} are {lost}.", "{n} gives away {b} {o}.", "{m} took {b} of them.",
-    "{n} then {loses} {b} {o}.", "{n} sends {b} {o} to {m}.", "{b} of them are {lost}.",
-]  # fmt: skip
-LOSES = listed(
-    """
-    loses sells drops uses eats spends burns hides returns removes lost sold dropped used ate spent returned
-    donates
-    """
-)
-LOST = listed("lost sold eaten used broken stolen given burned returned removed")
-TIMES = [
-    "Then the number of {o} grows {b} times.", "{n} now has {b} times as many.", "{n} ends up with {b} times as many.",
-    "{n} multiplies the {o} by {b}.", "Then {n} has {b} times as many {o}.", "A day later there are {b} times as many.",
-    "{n} makes the pile {b} times as big.", "There are {b} times as many {o} soon.",
-    "The {o} become {b} times as many.",
-]  # fmt: skip
-DIVIDE = [
-    "{n} shares the {o} among {b} friends.", "{n} splits them into {b} equal groups.", "{n} divides the {o} by {b}.",
-    "{n} puts the {o} equally into {b} boxes.", "The {o} are split among {b} people.",
-    "{b} friends share them equally.",
-    "{n} divides them into {b} equal parts.", "The {o} go equally to {b} houses.", "{n} shares them with {b} people.",
-]  # fmt: skip
-RATES = [
-    "{n} has {a} boxes with {b} {o} each.", "There are {a} bags of {b} {o}.", "{n} buys {a} packs of {b} {o}.",
-    "Each of {a} children has {b} {o}.", "{n} makes {b} {o} a day for {a} days.", "{a} shelves hold {b} {o} each.",
-    "Each bag has {b} {o}. {n} has {a} bags.", "{n} fills {a} jars with {b} {o} each.",
-]  # fmt: skip
-SUMS = [
-    "{n} has {a} {o} and {m} has {b} {o}.", "There are {a} {o} here and {b} {o} there.",
-    "{n} has {a} {o}. {m} has {b}.",
-    "{n} made {a} {o} and {m} made {b}.", "{n} has {a} red {o} and {b} blue {o}.",
-]  # fmt: skip
-LINKS = [
-    "Then ",
-    "Later ",
-    "After that ",
-    "Next ",
-    "The next day ",
-    "Today ",
-    "Now ",
-    "In the evening ",
-    "Soon ",
-]
 TOLD = [
     "{n} {v} {b} {o}.", "{m} {v} {b} {o}.", "The {w} {v} {b} {o}.", "A {w} {v} {b} {o}.", "{b} {o} {v}.",
     "{n} {v} {b} {o} with {m}.", "{n} {v} the {w} and {b} {o}.", "A {w} with {b} {o} {v}.", "{b} {o} are {v}.",
 ]  # fmt: skip
 """Sentences that do not tell by themselves whether their verb adds or takes away; the demos do."""
-WHEN = [
-    "On Friday ", "In May ", "At noon ", "At night ", "In summer ", "On the way ", "Before dinner ", "In winter ",
-    "In town ", "Last week ", "At school ", "On Sunday ", "In April ", "At the lake ", "By evening ", "Once more ",
-]  # fmt: skip
-WHERE = [
-    " at the market", " for the party", " in a bag", " at home", " near the river", " for the school", " in the garden",
-    " on the floor", " before lunch", " in the shop", " for a friend", " behind the door", " on the farm",
-]  # fmt: skip
-ASKS = [
-    "How many {o} are there now?", "How many {o} does {n} have?", "What is the number of {o}?",
-    "How many {o} are left?",
-    "How many are there in the end?", "How many {o} are there?", "How many {o} does {n} have now?",
-    "What is the final number of {o}?", "How many does {n} have?", "How many {o} in total?", "Find the number of {o}.",
-]  # fmt: skip
-SHARE_ASKS = [
-    "How many {o} does each get?",
-    "How many are in each?",
-    "How many {o} for each one?",
-    "How many each?",
-]
-OBJECTS = listed(
-    """
-    apples pears plums coins books cards shells stones eggs cups pens balls toys nuts cakes stamps keys
-    boxes fish birds bottles flowers hats chairs plates letters tickets photos beads stars dogs cats trees
-    cookies oranges bags spoons
-    """
-)
-
 HELD_OUT = {
     "starts": [
         "At first {n} has {a} {o} in a jar.",
@@ -224,15 +147,14 @@ def problem(
         # An unknown verb where the rest of the sentence tells ("more", "of them"): what to do with new words.
         telling = "more" in template or "of the" in template or "another" in template
         made_up = invented(rng, 1, 2) + "s" if telling and not held_out and rng.random() < 0.25 else ""
-        return template.format(
-            n=who,
-            m=other,
-            o=things,
-            gets=made_up or rng.choice(GETS),
-            loses=made_up or rng.choice(LOSES),
-            lost=made_up or rng.choice(LOST),
-            **parts,
-        )
+        verbs_used = {name: rng.choice(verbs) for name, verbs in VERBS.items() if f"{{{name}}}" in template}
+        if made_up:
+            verbs_used |= dict.fromkeys(("gets", "loses", "lost"), made_up)
+        return template.format(n=who, m=other, o=things, **verbs_used, **parts)
+
+    def led(phrase: str, sentence: str) -> str:
+        starts_with_name = sentence.startswith((who, other)) or sentence[0].isdigit()
+        return phrase + (sentence if starts_with_name else sentence[0].lower() + sentence[1:])
 
     steps: list[Step] = []
     draw = rng.random()
@@ -247,6 +169,8 @@ def problem(
     else:
         start = rng.randint(2, 60 if rng.random() < 0.5 else 20)
         story = [say(rng.choice(HELD_OUT["starts"] if held_out else STARTS), a=start)]
+        if not held_out and story[0].startswith((who, "There")) and rng.random() < 0.2:
+            story[0] = led(rng.choice(WHEN), story[0])
     while len(steps) < count:
         made = step(rng, steps[-1].result if steps else start, rng.random() < 0.3)
         if verbs and made.op in verbs and rng.random() < 0.5:
@@ -257,9 +181,7 @@ def problem(
         if not held_out and rng.random() < 0.12:
             sentence = sentence[:-1] + rng.choice(WHERE) + "."
         if not held_out and rng.random() < 0.3:
-            link = rng.choice(LINKS + WHEN)
-            starts_with_name = sentence.startswith((who, other)) or sentence[0].isdigit()
-            sentence = link + (sentence if starts_with_name else sentence[0].lower() + sentence[1:])
+            sentence = led(rng.choice(LINKS + WHEN), sentence)
         steps.append(made)
         story.append(sentence)
     asks = SHARE_ASKS if steps[-1].op == "/" and rng.random() < 0.7 else HELD_OUT["asks"] if held_out else ASKS
