@@ -35,11 +35,11 @@ MEAN = 0.35
 """Size of a mark."""
 LOUD = 4.0
 """How many times as large the layers above the first read the circuits' own dimensions as they are written."""
-ONE, NUMBER, FIELD_END, NEW_LINE, COLON, LISTS, TURN, REPLY, AFTER, NUMBERS, OPTIONS, REPLYING = range(12)
-"""Dimensions of the marks: the constant, what the present token is (up to ``REPLY``; ``LISTS`` are the words before
-options, ``TURN`` and ``REPLY`` what begins any turn and an answer), that a colon is before it, that a number is near,
-that options are named, that it is part of an answer."""
-MARKS, TOPIC, RECENT = 12, 18, 20
+ONE, NUMBER, FIELD_END, NEW_LINE, COLON, LISTS, TURN, REPLY, START, AFTER, NUMBERS, OPTIONS, REPLYING = range(13)
+"""Dimensions of the marks: the constant, what the present token is (up to ``START``; ``LISTS`` are the words before
+options; ``TURN``, ``REPLY`` and ``START`` begin any turn, an answer and a chat), that a colon is before it, that a number
+is near, that options are named, that it is part of an answer."""
+MARKS, TOPIC, RECENT = 13, 18, 20
 """Dimensions of the marks, of what the text tells of, of the last few tokens."""
 WORD, BEFORE = 30, 18
 """Dimensions that tell words apart, and of the slot of the token before the previous one."""
@@ -125,7 +125,7 @@ class Known(NamedTuple):
     new_line: int
     """The one that ends a line."""
     turns: list[int]
-    """Those that begin a turn, an answer's last."""
+    """Those that begin a turn, the chat's first, an answer's last."""
     plain: list[int]
     """Those that tell nothing of what a text is about."""
     options: int
@@ -148,6 +148,7 @@ def wire(net: Net, known: Known) -> None:
     net.words[known.options, LISTS] = MEAN
     net.words[known.turns, TURN] = MEAN
     net.words[known.turns[-1], REPLY] = MEAN
+    net.words[known.turns[0], START] = MEAN
     net.number_map[:, :OWN] = 0.0
     numbered = net.number_features @ net.number_map  # as long as words: normalization shrinks the marks of long ones
     net.number_map *= net.words[:, OWN:].norm(dim=1).mean() / numbered.norm(dim=1).mean()
@@ -162,7 +163,11 @@ def wire(net: Net, known: Known) -> None:
     free = torch.cat([torch.zeros(OWN, width - OWN), _orthonormal(width - OWN, width - OWN)])
     previous, before, words = free[:, : 2 * WORD + BEFORE].split([WORD, BEFORE, WORD], 1)
     words = words.T  # what tells words apart
-    net.words[known.colon] -= words.T @ words @ net.words[known.colon]  # after it induction finds any value
+    for silent in (
+        known.colon,
+        known.turns[0],
+    ):  # induction finds any value after a colon; a start is copied as nothing
+        net.words[silent] -= words.T @ words @ net.words[silent]
     fast = (rates > 0.03).float()
     middle = ((rates < 0.5) & (rates > 0.02)).float()
     first, second, third = net.blocks[0], net.blocks[1], net.blocks[2]
@@ -255,24 +260,25 @@ def wire(net: Net, known: Known) -> None:
 
     def match(block: Block, index: int, slot: Tensor, peak: float, size: float, sure: float, gate: Tensor) -> None:
         """Attend to answers of demos whose ``slot`` is like that of the present place, and copy them, if the ``gate``
-        is open."""
+        is open (above zero), else to the start, of which nothing is copied."""
         query, key = looks(block, index)
         meet(block, index, steady(shape, slot.shape[1], 1), slot, slot, peak, size * LOUD**2)
-        scale = math.sqrt(sure * math.sqrt(head)) / (MEAN * LOUD)
+        scale = math.sqrt(2 * sure * math.sqrt(head)) / (MEAN * LOUD)
         query[slowest] = scale * gate
-        key[slowest] = scale * (own[AFTER] + own[REPLYING] - own[ONE] - 0.7 * own[COLON] - 0.7 * own[NUMBER])
+        key[slowest] = scale * (own[AFTER] + own[REPLYING] - own[ONE] - own[COLON] - own[NUMBER] - 6 * own[START])
         if block is second:
-            carry(block, index, words, words.T * 0.25)
+            carry(block, index, words, words.T * 0.75)
         else:
-            carry(block, index, same.T, words.T * (2.5 / (0.3 * unit * LOUD)))
+            carry(block, index, same.T, words.T * (7.5 / (0.3 * unit * LOUD)))
 
-    both = own[NUMBERS] + own[OPTIONS] - own[ONE]
+    named = own[OPTIONS] + own[COLON] - 1.5 * own[ONE]
+    counted = own[NUMBERS] + named - own[ONE]
     lengths = 0.08 * math.sqrt(width) * torch.nn.functional.normalize(table[shape.words :], dim=1) @ basis[:SLOT].T
     for index, slot in zip(MATCHING, numbers, strict=True):
-        match(second, index, slot, 30.0, float(lengths.norm(dim=1).pow(2).mean()), 26.0, both)
+        match(second, index, slot, 45.0, float(lengths.norm(dim=1).pow(2).mean()), 26.0, counted)
     fetched = torch.cat([previous[:, :12], before[:, :6]], 1)
     for index, (fetcher, comparer, (mark, distance)) in enumerate(zip(FETCHING, COMPARING, FIELDS, strict=True)):
         slot = values[:, index * WIDE : (index + 1) * WIDE]
         look_back(second, fetcher, distance, mark, middle, 14.0)
         carry(second, fetcher, fetched.T, slot * 0.2)
-        match(third, comparer, slot, 36.0, (0.2 * earlier) ** 2 * WIDE * seen, 24.0, own[OPTIONS])
+        match(third, comparer, slot, 70.0, (0.2 * earlier) ** 2 * WIDE * seen, 40.0, named)
