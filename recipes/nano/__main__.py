@@ -13,10 +13,11 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tokenizer", help="learn the tokenizer")
     train = commands.add_parser("train", help="pre-train, or go on where the last run stopped")
-    train.add_argument("--steps", type=int, default=7500)
+    train.add_argument("--steps", type=int, default=12500)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--tokens", type=int, default=4096, help="tokens of one step")
     train.add_argument("--decay", type=float, default=0.9, help="share of the steps with a falling learning rate")
+    train.add_argument("--hold", type=float, default=0.35, help="share of the steps for which wired circuits are held")
     train.add_argument("--device", default="cpu")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--compile", action="store_true", help="fuse operations: faster, where there is a C++ compiler")
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
             chosen.seed,
             chosen.tokens,
             chosen.decay,
+            chosen.hold,
             chosen.device,
             chosen.threads,
             chosen.every,

@@ -50,7 +50,7 @@ TOKENS_A_TURN = {
     "copying": 20,
     "typed": 50,
     "arithmetic": 24,
-    "word_problems": 66,
+    "word_problems": 62,
     "passages": 75,
 }
 EASY_TOKENS_A_TURN = {"categorical": 14, "passages": 45}

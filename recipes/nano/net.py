@@ -23,10 +23,9 @@ class Shape:
 
     words: int
     numbers: int
-    width: int = 320
-    layers: int = 4
-    heads: int = 16
-    first_heads: int = 13
+    width: int = 240
+    layers: int = 5
+    heads: int = 12
     upper_heads: int = 8
     head: int = 32
     inner: int = 512
@@ -36,7 +35,7 @@ class Shape:
 
     def heads_of(self, layer: int) -> int:
         """Number of heads of a layer: the first two hold most of what is wired, those above do with fewer."""
-        return self.first_heads if layer == 0 else self.heads if layer == 1 else self.upper_heads
+        return self.heads if layer < 2 else self.upper_heads
 
     @property
     def vocabulary(self) -> int:
@@ -77,7 +76,6 @@ class Net(nn.Module):
         super().__init__()
         self.shape = shape
         self.attention_inputs, self.after_attention = attention_inputs, after_attention
-        self.sizes: list[Tensor] = []
         made = features(values)
         self.words = nn.Parameter(torch.randn(shape.words, shape.width) * 0.08)
         turned = torch.linalg.qr(torch.randn(shape.width, made.shape[1]))[0].T
@@ -112,10 +110,8 @@ class Net(nn.Module):
         table = self.embedding().to(dtype)
         hidden = F.embedding(ids, table)
         cosines, sines = self.cosines[:length].to(dtype), self.sines[:length].to(dtype)
-        self.sizes = []
         for block in self.blocks:
             assert isinstance(block, Block)
-            self.sizes.append(hidden.detach().float().pow(2).mean().sqrt())
             qkv, out, gate_up, down, before, after = (weight.to(dtype) for weight in block.parameters())
             seen = causal(*self.attention_inputs(hidden, qkv, before, cosines, sines, shape.epsilon))
             hidden = self.after_attention(hidden, seen, out, after, gate_up, down, shape.epsilon)

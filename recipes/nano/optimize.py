@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recipes.nano.net import Net
 from recipes.nano.precision import native
-from recipes.nano.wiring import held
+from recipes.nano.wiring import held, later
 
 
 def orthogonalized(updates: Sequence[Tensor]) -> list[Tensor]:
@@ -43,8 +43,8 @@ class Optimizer:
 
     Matrices that write to the residual stream move slowly, in proportion to the small embeddings they add to; otherwise
     the stream outgrows the embeddings within a few hundred steps and what tells words apart drowns. The wired circuits
-    stay as they are: left free, they are overwritten within a few hundred steps by what lowers the loss of every task a
-    little, such as naming any of the options.
+    stay as they are as long as they are held: left free from the start, they are overwritten within a few hundred steps
+    by what lowers the loss of every task a little, such as naming any of the options.
     """
 
     net: Net
@@ -74,14 +74,15 @@ class Optimizer:
         return self.state[name]
 
     @torch.no_grad()
-    def step(self, matrix_rate: float, other_rate: float) -> None:
-        """Apply the gradients with the learning rates of the matrices and of all else, and clear them."""
+    def step(self, matrix_rate: float, other_rate: float, hold: bool = True) -> None:
+        """Apply the gradients with the learning rates of the matrices and of all else, and clear them.
+
+        Without ``hold`` only layer 0 and the embeddings' own dimensions stay as they were wired.
+        """
         self.steps += 1
         found = {name: weight for name, weight in self.net.named_parameters() if weight.grad is not None}
-        held = {name: mask for name, mask in self.held.items() if name in found}
+        held = {name: mask for name, mask in self.held.items() if name in found and (hold or not later(name))}
         kept = {name: found[name].clone() for name in held}
-        for name, mask in held.items():
-            self._grad(found[name]).masked_fill_(mask, 0.0)
         matrices = {name: weight for name, weight in found.items() if name.startswith("blocks") and weight.ndim == 2}
         chunks: list[Tensor] = []
         for name, weight in matrices.items():

@@ -52,12 +52,10 @@ COLON = ":\u0120"
 """The token between a field's name and its value, as the vocabulary writes it."""
 SPACE = "\u0120"
 """The token before a name within a sentence."""
-OPTIONS = "one\u0120of\u0120"
-"""The token before the options of an output."""
 ENDS = ["\u010a", END]
 """The tokens that may follow a field's value."""
-TURNS = [SYSTEM, USER, ASSISTANT]
-"""The tokens that begin a turn, an answer's last."""
+ASKED = ["?"]
+"""The tokens that end a question."""
 PLAIN = [
     *(
         SYSTEM,

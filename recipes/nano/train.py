@@ -21,25 +21,29 @@ from recipes.nano.mixture import STAGES
 from recipes.nano.net import Net, Shape
 from recipes.nano.optimize import Optimizer
 from recipes.nano.precision import native
-from recipes.nano.wiring import Known, follow, wire
+from recipes.nano.wiring import wire
 
 WARM_UP = 100
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate."""
+    """What a run is told; ``steps`` is the whole length, which fixes the decay of the learning rate.
+
+    ``hold`` is the share of the steps for which the wired circuits of the layers above the first are held.
+    """
 
     steps: int
     seed: int = 0
     budget: int = 4096
     decay: float = 0.9
+    hold: float = 0.35
     device: str = "cpu"
     threads: int = 1
     every: int = 200
     compiled: bool = False
-    width: int = 320
-    layers: int = 4
+    width: int = 240
+    layers: int = 5
     matrix_rate: float = 0.008
     other_rate: float = 2e-3
 
@@ -56,11 +60,18 @@ def fresh(tokenizer_path: Path, settings: Settings) -> tuple[Net, Optimizer, Pro
     count, values = tokens.number_values(tokenizer)
     torch.manual_seed(settings.seed)
     net = Net(Shape(count, len(values), width=settings.width, layers=settings.layers), values)
-    ends, turns, plain = (
-        [tokens.token_id(tokenizer, token) for token in some] for some in (tokens.ENDS, tokens.TURNS, tokens.PLAIN)
+    ends, asked, plain = (
+        [tokens.token_id(tokenizer, token) for token in some] for some in (tokens.ENDS, tokens.ASKED, tokens.PLAIN)
     )
-    colon, options = (tokens.token_id(tokenizer, token) for token in (tokens.COLON, tokens.OPTIONS))
-    wire(net, Known(tokens.twins(tokenizer), colon, ends, ends[0], turns, plain, options))
+    wire(
+        net,
+        tokens.twins(tokenizer),
+        tokens.token_id(tokenizer, tokens.COLON),
+        ends,
+        asked,
+        plain,
+        tokens.token_id(tokenizer, tokens.SPACE),
+    )
     net.to(settings.device)
     return net, Optimizer(net), Progress()
 
@@ -111,8 +122,8 @@ def run(folder: Path, tokenizer_path: Path, settings: Settings, say: Callable[[s
         loss, hits = loss_and_hits(net, batch, settings)
         loss.backward()  # type: ignore[no-untyped-call]
         factor = rate(progress.step, settings)
-        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate)
-        follow(net, max(0.02, 1 / (progress.step + 1)))
+        hold = progress.step < settings.hold * settings.steps
+        optimizer.step(factor * settings.matrix_rate, factor * settings.other_rate, hold)
         progress.step += 1
         progress.tokens += batch.ids.size
         progress.losses.append(round(loss.item(), 4))
