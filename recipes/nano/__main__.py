@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tokenizer", help="learn the tokenizer")
     train = commands.add_parser("train", help="pre-train, or go on where the last run stopped")
-    train.add_argument("--steps", type=int, default=12500)
+    train.add_argument("--steps", type=int, default=14500)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--tokens", type=int, default=4096, help="tokens of one step")
     train.add_argument("--decay", type=float, default=0.9, help="share of the steps with a falling learning rate")
