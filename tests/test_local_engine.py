@@ -572,7 +572,9 @@ def test_the_identity_follows_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "model", ["local/", "nano", "local/./nowhere", "local//nowhere/at/all", "local/../x", "local/a b"]
 )
-def test_an_unknown_model_is_named_with_a_remedy(model: str) -> None:
+def test_an_unknown_model_is_named_with_a_remedy(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # beside a checkout there may be a folder of that name
     with pytest.raises(UnknownModelError, match="local/nano"):
         LocalProvider(model)
 
